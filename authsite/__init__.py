@@ -1,0 +1,86 @@
+"""authsite: accounts, and every place where they are signed in."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+from flask import Flask
+from flask.json.provider import JSONProvider
+from flask_migrate import upgrade
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from . import (
+    api,
+    authentication,
+    commands,
+    config,
+    db,
+    events,
+    headers,
+    health,
+    limits,
+    models,
+    pages,
+    problems,
+    times,
+)
+from .extensions import csrf, mail, migrate
+
+
+class OrjsonProvider(JSONProvider):
+    """JSON by orjson: ids as text, times as RFC 3339 in UTC ending in Z."""
+
+    def dumps(self, obj: Any, **kwargs: Any) -> str:
+        return orjson.dumps(obj, option=orjson.OPT_UTC_Z).decode()
+
+    def loads(self, s: str | bytes, **kwargs: Any) -> Any:
+        return orjson.loads(s)
+
+    def response(self, *args: Any, **kwargs: Any) -> Any:
+        body = self.dumps(self._prepare_response_obj(args, kwargs))
+        return self._app.response_class(body, mimetype="application/json")
+
+
+def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
+    """Return the application that these environment variables describe; raise ConfigError."""
+    settings = config.load(environ)
+    app = Flask(__name__)
+    # A doubled slash is another address, not a redirect to the host that the request named.
+    app.url_map.merge_slashes = False
+    app.json = OrjsonProvider(app)
+    app.config.update(settings)
+    events.configure()
+    _trust_proxies(app, settings["TRUSTED_PROXY_HOPS"])
+    headers.init_app(app)
+    db.init_app(app)
+    limits.init_app(app)
+    csrf.init_app(app)
+    authentication.init_app(app)
+    mail.init_app(app)
+    migrate.init_app(app, db.db, directory=str(Path(app.root_path).parent / "migrations"))
+    times.init_app(app)
+    problems.init_app(app)
+    for blueprint in (api.blueprint, pages.blueprint, health.blueprint, commands.blueprint):
+        app.register_blueprint(blueprint)
+    if settings["MIGRATE_AT_START"]:
+        _migrate(app)
+    return app
+
+
+def _migrate(app: Flask) -> None:
+    """Bring the development database up to date, so that the first command is enough."""
+    with app.app_context():
+        upgrade()
+
+
+def _trust_proxies(app: Flask, hops: int) -> None:
+    if hops:
+        # The address and scheme that the last `hops` proxies report; nothing that a client may write.
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=hops, x_proto=hops, x_host=0, x_port=0, x_prefix=0
+        )
+
+
+__all__ = ["create_app", "models"]

@@ -1,0 +1,182 @@
+"""Accounts: register, authenticate, update, deactivate."""
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import bindparam, insert, literal, select, update
+from sqlalchemy.exc import IntegrityError
+
+from . import clock, db, events, hashing, password_policy, sessions, throttling
+from .errors import EmailTaken, InactiveAccount, InvalidCredentials, UnknownAccount
+from .models import ACCOUNT_COLUMNS, Account, PasswordReset, User
+
+
+class Authenticated(NamedTuple):
+    """An account whose password was right, and when that password was set."""
+
+    account: Account
+    password_changed_at: datetime
+
+
+def register(
+    *,
+    email: str,
+    password: str,
+    first_name: str,
+    last_name: str | None = None,
+    phone_number: str | None = None,
+    is_superuser: bool = False,
+) -> Authenticated:
+    """Create an account; raise WeakPassword, or EmailTaken whatever the case of its letters."""
+    email = canonical_email(email)
+    password_policy.require_strong(password, email=email)
+    password_hash = hashing.hash_password(password)
+    now = clock.now()
+    account = Account(
+        id=db.uuid7(now),
+        email=email,
+        first_name=first_name,
+        last_name=last_name,
+        phone_number=phone_number,
+        is_active=True,
+        is_superuser=is_superuser,
+        created_at=now,
+        updated_at=now,
+    )
+    try:
+        # The constraint decides: of two registrations at once, a query first would let both pass.
+        db.run(
+            insert(User),
+            account._asdict() | {"password_hash": password_hash, "password_changed_at": now},
+        )
+    except IntegrityError:
+        events.record("register", outcome="refused", code=EmailTaken.code)
+        raise EmailTaken(field="email") from None
+    events.record("register", user_id=account.id)
+    return Authenticated(account, now)
+
+
+def authenticate(email: str, password: str, *, browser: str | None = None) -> Authenticated:
+    """Return whose e-mail and password these are; `browser` is the device id in its cookie, if any.
+
+    Raise InvalidCredentials (in the same time for an unknown address and a wrong password),
+    InactiveAccount (only after the right password) or TooManyAttempts.
+    """
+    # The place for hashing is held from the look at the counter to the count of a failure: of many
+    # attempts at once, only as many as there are places can see a counter that is about to move.
+    with hashing.slot():
+        key = throttling.key_for(email)
+        found = db.row(_BY_EMAIL_WITH_FAILURES, {"email": canonical_email(email), "counter": key})
+        assert found is not None
+        is_known = found.has_failures and browser and sessions.is_known_browser(found.id, browser)
+        with throttling.attempt(
+            email,
+            has_failures=found.has_failures,
+            known_browser=browser if is_known else None,
+            user_id=found.id,
+        ) as attempt:
+            if not hashing.is_correct(password, found.password_hash):
+                events.record("login", outcome="failure", user_id=found.id)
+                raise InvalidCredentials
+            attempt.succeeded()
+    if not found.is_active:
+        events.record("login", outcome="refused", user_id=found.id, code=InactiveAccount.code)
+        raise InactiveAccount
+    _renew_hash(found, password)
+    return Authenticated(_account(found), found.password_changed_at)
+
+
+def update_details(user_id: uuid.UUID, changes: Mapping[str, str | None]) -> Account:
+    """Write the named details (`first_name`, `last_name`, `phone_number`) and return the account."""
+    allowed = {name: changes[name] for name in EDITABLE if name in changes}
+    statement = (
+        update(User)
+        .where(User.id == user_id)
+        .values(**allowed, updated_at=clock.now())
+        .returning(*ACCOUNT_COLUMNS)
+    )
+    row = db.row(statement)
+    if row is None:
+        raise UnknownAccount
+    return Account._make(row)
+
+
+def deactivate(email: str) -> Account:
+    """Close the account to sign-ins and end its sessions and reset links; raise UnknownAccount."""
+    account = find_by_email(email)
+    with db.transaction():
+        _set_active(account.id, is_active=False)
+        sessions.end_all(account.id, reason="deactivated")
+        end_resets(account.id)
+    events.record("deactivate", user_id=account.id)
+    return account
+
+
+def activate(email: str) -> Account:
+    """Open the account to sign-ins again; raise UnknownAccount."""
+    account = find_by_email(email)
+    _set_active(account.id, is_active=True)
+    events.record("activate", user_id=account.id)
+    return account
+
+
+def find_by_email(email: str) -> Account:
+    """Return the account of this address; raise UnknownAccount."""
+    row = db.row(select(*ACCOUNT_COLUMNS).where(User.email == canonical_email(email)))
+    if row is None:
+        raise UnknownAccount
+    return Account._make(row)
+
+
+def canonical_email(email: str) -> str:
+    """Return the spelling under which an address is stored and looked up.
+
+    Only ASCII letters are lower-cased: `str.lower` would turn the Kelvin sign into a k, as NFC turns it
+    into a K, and so one person's address into another's (CVE-2019-19844). Stored addresses are ASCII.
+    """
+    return email.strip().translate(_ASCII_LOWER)
+
+
+def end_resets(user_id: uuid.UUID) -> None:
+    """Make every reset link of the user worthless."""
+    db.run(
+        update(PasswordReset)
+        .where(PasswordReset.user_id == user_id, PasswordReset.ended_at.is_(None))
+        .values(ended_at=clock.now())
+    )
+
+
+def _set_active(user_id: uuid.UUID, *, is_active: bool) -> None:
+    now = clock.now()
+    db.run(update(User).where(User.id == user_id).values(is_active=is_active, updated_at=now))
+
+
+def _renew_hash(found: db.Row, password: str) -> None:
+    """Bring an older hash to today's parameters, now that the password is at hand."""
+    if not hashing.is_outdated(found.password_hash):
+        return
+    db.run(
+        update(User)
+        # Not over a password that was changed meanwhile.
+        .where(User.id == found.id, User.password_hash == found.password_hash)
+        .values(password_hash=hashing.hash_password(password))
+    )
+
+
+def _account(row: db.Row) -> Account:
+    return Account._make(getattr(row, name) for name in Account._fields)
+
+
+EDITABLE = ("first_name", "last_name", "phone_number")
+_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
+# One row whether or not there is such an account: both take the same statements and the same time.
+_NOBODY = select(literal(1).label("one")).subquery()
+_BY_EMAIL_WITH_FAILURES = select(
+    *ACCOUNT_COLUMNS,
+    User.password_hash,
+    User.password_changed_at,
+    throttling.HAS_FAILURES.label("has_failures"),
+).select_from(_NOBODY.outerjoin(User, User.email == bindparam("email")))

@@ -1,0 +1,20 @@
+"""The JSON API under /api/v1: bearer tokens only, no cookie is ever read or set."""
+
+from flask import Blueprint
+
+from .. import authentication
+from ..extensions import csrf
+from . import accounts, documentation, passwords, sessions
+
+blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
+blueprint.before_request(authentication.from_bearer)
+
+for _child in (
+    accounts.blueprint,
+    passwords.blueprint,
+    sessions.blueprint,
+    documentation.blueprint,
+):
+    # No cookie counts here, so there is no request to forge; a parent's exemption does not cover children.
+    csrf.exempt(_child)
+    blueprint.register_blueprint(_child)

@@ -1,0 +1,102 @@
+"""Accounts: register, log in, refresh, who am I, details."""
+
+from typing import Any
+
+from flask import Blueprint, Response
+
+from .. import accounts, authentication, limits, sessions, tokens
+from ..errors import UnsupportedGrantType
+from ..forms import (
+    DetailsForm,
+    LoginForm,
+    OAuthPasswordForm,
+    RefreshForm,
+    RegisterForm,
+    read_urlencoded,
+)
+from . import answers
+
+blueprint = Blueprint("accounts", __name__)
+
+
+@blueprint.post("/auth/register")
+@authentication.public
+@limits.register
+def register() -> tuple[dict[str, Any], int]:
+    """Create an account."""
+    form = RegisterForm.from_json()
+    registered = accounts.register(
+        email=form.email.data or "",
+        password=form.password.data or "",
+        first_name=form.first_name.data or "",
+        last_name=form.last_name.data or None,
+        phone_number=form.phone_number.data or None,
+    )
+    return answers.user(registered.account), 201
+
+
+@blueprint.post("/auth/login")
+@authentication.public
+@limits.login
+def login() -> Response:
+    """Sign a device in with e-mail and password."""
+    form = LoginForm.from_json()
+    return _log_in(form.email.data or "", form.password.data or "", entrance="api")
+
+
+@blueprint.post("/auth/login/oauth")
+@authentication.public
+@limits.login
+def login_oauth() -> Response:
+    """Sign a device in with OAuth's password grant (RFC 6749 §4.3)."""
+    members = read_urlencoded(["username", "password", "grant_type", "scope", "client_id"])
+    if members.get("grant_type", "") not in {"password", ""}:
+        raise UnsupportedGrantType(field="grant_type")
+    form = OAuthPasswordForm.from_members(members)
+    return _log_in(form.username.data or "", form.password.data or "", entrance="oauth")
+
+
+@blueprint.post("/auth/refresh")
+@authentication.public
+@limits.refresh
+def refresh_token() -> Response:
+    """Change a refresh token for its successor."""
+    form = RefreshForm.from_json()
+    claims = tokens.read(form.refresh_token.data or "", tokens.REFRESH)
+    grant = sessions.rotate(
+        claims.session_id,
+        claims.user_id,
+        claims.jti,
+        ip_address=authentication.remote_address(),
+    )
+    return answers.issued_tokens(grant)
+
+
+@blueprint.get("/auth/me")
+@blueprint.get("/users/me", endpoint="get_user")
+@limits.read_account
+def get_current_user_info() -> dict[str, Any]:
+    """Return the account behind the token."""
+    return answers.user(authentication.current_session().account)
+
+
+@blueprint.patch("/users/me")
+@limits.update_account
+def update_user() -> dict[str, Any]:
+    """Change the details that are named."""
+    form = DetailsForm.from_json()
+    account = authentication.current_session().account
+    return answers.user(accounts.update_details(account.id, form.changes()))
+
+
+def _log_in(email: str, password: str, *, entrance: str) -> Response:
+    fallback = "API Client" if entrance == "oauth" else None
+    client = authentication.client(device_name=fallback)
+    authenticated = accounts.authenticate(email, password)
+    grant = sessions.start(
+        authenticated.account,
+        password_changed_at=authenticated.password_changed_at,
+        client=client,
+        entrance=entrance,
+    )
+    return answers.issued_tokens(grant)

@@ -1,0 +1,57 @@
+"""The shapes of CONTRACT §1: User, Session, Tokens, Message."""
+
+import uuid
+from typing import Any
+
+from flask import Response, jsonify
+
+from .. import clock, db, sessions, tokens
+from ..models import Account
+
+
+def user(account: Account) -> dict[str, Any]:
+    return account._asdict()
+
+
+def session(row: db.Row, *, current: uuid.UUID) -> dict[str, Any]:
+    """Return a session as its owner may see it; `current` is the session that asks."""
+    return {name: getattr(row, name) for name in SESSION_MEMBERS} | {
+        "is_current": row.id == current
+    }
+
+
+def issued_tokens(grant: sessions.Grant) -> Response:
+    """Return both tokens of a session (RFC 6749 §5.1)."""
+    assert grant.jti is not None
+    names = {"user_id": grant.user_id, "session_id": grant.session_id}
+    response = jsonify(
+        access_token=tokens.access_token(**names, issued_at=clock.now()),
+        refresh_token=tokens.refresh_token(
+            **names, jti=grant.jti, issued_at=grant.issued_at, expires_at=grant.expires_at
+        ),
+        token_type="bearer",  # noqa: S106
+        expires_in=int(tokens.ACCESS_LIFETIME.total_seconds()),
+    )
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Pragma"] = "no-cache"
+    return response
+
+
+def message(text: str) -> dict[str, Any]:
+    return {"success": True, "message": text}
+
+
+SESSION_MEMBERS = (
+    "id",
+    "device_name",
+    "device_id",
+    "ip_address",
+    "location_city",
+    "location_country",
+    "last_used_at",
+    "created_at",
+    "expires_at",
+    "browser",
+    "os",
+    "device_type",
+)

@@ -1,0 +1,142 @@
+"""What this API is, for programs and for people: the same document twice."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Blueprint, Response, current_app, render_template, request
+from markupsafe import Markup, escape
+
+from .. import authentication, openapi, shapes
+
+blueprint = Blueprint("documentation", __name__)
+
+# What stands for a secret or an id in a command that is to be copied.
+SHELL_VARIABLES = {
+    "refresh_token": "$REFRESH_TOKEN",
+    "token": "$RESET_TOKEN",
+    "session_id": "$SESSION_ID",
+}
+
+
+@blueprint.get("/openapi.json")
+@authentication.public
+def openapi_document() -> Response:
+    """Return the OpenAPI document, which is the same for everybody."""
+    response = Response(openapi.as_json(), mimetype=openapi.JSON)
+    response.headers["Cache-Control"] = "public, max-age=300"
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+@blueprint.get("/docs")
+@authentication.public
+def docs() -> str:
+    """Return the OpenAPI document as a page."""
+    document = openapi.document()
+    operations = list(_operations(document))
+    return render_template(
+        "api/docs.html",
+        document=document,
+        base_url=document["servers"][0]["url"],
+        sections={
+            tag["name"]: [each for each in operations if tag["name"] in each["tags"]]
+            for tag in document["tags"]
+        },
+        shapes={name: document["components"]["schemas"][name] for name in SHOWN},
+        codes=shapes.CODES,
+        grace_seconds=current_app.config["REFRESH_GRACE_SECONDS"],
+        resolve=openapi.resolve,
+        prose=_prose,
+        in_words=_in_words,
+        as_text=lambda example: json.dumps(example, indent=2),
+    )
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each operation with its method, its path, what may go wrong, and a command that calls it."""
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            yield operation | {
+                "method": method.upper(),
+                "path": path,
+                "errors": list(_errors(operation)),
+                "curl": _curl(document["servers"][0]["url"], method.upper(), path, operation),
+            }
+
+
+def _errors(operation: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for response in operation["responses"].values():
+        content = openapi.resolve(response).get("content", {}).get(openapi.PROBLEM, {})
+        for example in content.get("examples", {}).values():
+            yield openapi.resolve(example)["value"]
+
+
+def _curl(base_url: str, method: str, path: str, operation: dict[str, Any]) -> str:
+    """Return a command for a shell; secrets and ids stand in it as variables."""
+    address = re.sub(r"{(\w+)}", lambda match: SHELL_VARIABLES[match[1]], base_url + path)
+    words = [
+        f"curl -X {method} {_quote(address)}" if method != "GET" else f"curl {_quote(address)}"
+    ]
+    if operation["security"]:
+        words.append('-H "Authorization: Bearer $ACCESS_TOKEN"')
+    for media_type, body in operation.get("requestBody", {"content": {}})["content"].items():
+        members = body["example"] | {
+            name: SHELL_VARIABLES[name] for name in body["example"] if name in SHELL_VARIABLES
+        }
+        if media_type == openapi.JSON:
+            words += [f"-H 'Content-Type: {media_type}'", f"-d {_quote(json.dumps(members))}"]
+        else:
+            words += [f"--data-urlencode {_quote(f'{name}={members[name]}')}" for name in members]
+    return " \\\n  ".join(words)
+
+
+def _quote(text: str) -> str:
+    """Return text as one word of a shell command in which variables still count."""
+    if "$" not in text:
+        return shlex.quote(text)
+    return '"' + re.sub(r'(["\\`])', r"\\\1", text) + '"'
+
+
+def _prose(text: str) -> Markup:
+    """Return text as HTML, with what stands between backticks as code."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(parts)
+    )
+
+
+def _in_words(schema: dict[str, Any]) -> str:
+    """Return what a schema allows, in a few words."""
+    if "$ref" in schema:
+        return str(schema["$ref"].rpartition("/")[2])
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    words = [str(KINDS.get(kind, kind)) for kind in kinds]
+    if kinds[0] == "array":
+        words[0] = f"list of {_in_words(schema['items'])}" if "$ref" in schema["items"] else "list"
+    if "format" in schema:
+        words[0] = FORMATS[schema["format"]]
+    if "const" in schema:
+        words[0] = json.dumps(schema["const"])
+    if "enum" in schema:
+        words[0] = "one of " + ", ".join(schema["enum"])
+    if "maxLength" in schema:
+        words[0] += f", {schema.get('minLength', 0)} to {schema['maxLength']} characters"
+    elif "minLength" in schema:
+        words[0] += ", not empty"
+    return ", or ".join(words)
+
+
+KINDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}
+FORMATS = {
+    "email": "e-mail address",
+    "uuid": "UUID",
+    "date-time": "time (RFC 3339)",
+    "uri": "URL",
+    "uri-reference": "path",
+}
+SHOWN = ("User", "Session", "Tokens", "Message", "Problem")

@@ -1,0 +1,258 @@
+"""Who is asking: the API by bearer token, the pages by cookie, never the other way round."""
+
+import functools
+import re
+import secrets
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, cast
+from urllib.parse import urlencode
+
+from flask import (
+    Flask,
+    Response,
+    after_this_request,
+    current_app,
+    flash,
+    g,
+    redirect,
+    request,
+    session,
+)
+from flask.sessions import SecureCookieSessionInterface, SessionMixin
+from werkzeug.exceptions import HTTPException
+
+from . import accounts, clock, places, sessions, tokens
+from .errors import InvalidInput, MalformedRequest, NotAuthenticated, SessionRevoked
+from .limits import canonical_address
+from .models import MAX_USER_AGENT
+
+HINTS = (
+    "sec-ch-ua",
+    "sec-ch-ua-mobile",
+    "sec-ch-ua-model",
+    "sec-ch-ua-platform",
+    "sec-ch-ua-platform-version",
+)
+DEVICE_ID_HEADER = "X-Device-Id"
+DEVICE_COOKIE_LIFETIME = timedelta(days=400)  # browsers keep none for longer
+SIGNED_OUT_ELSEWHERE = "This device was signed out. Sign in again to continue."
+View = TypeVar("View", bound=Callable[..., Any])
+_DEVICE_ID = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+_DEVICE_COOKIE = re.compile(r"[A-Za-z0-9_-]{22}")
+
+
+def init_app(app: Flask) -> None:
+    app.session_interface = CookieInterface()
+
+
+def current_session() -> sessions.Resumed:
+    """Return the session behind this request."""
+    return cast(sessions.Resumed, g.session)
+
+
+def public(view: View) -> View:
+    """Mark an API view that answers without a token; all others demand one."""
+    view.is_public = True  # type: ignore[attr-defined]
+    return view
+
+
+def from_bearer() -> None:
+    """Read the session behind the bearer token (RFC 6750 §2.1), unless the view is public.
+
+    Raise NotAuthenticated, TokenExpired, TokenInvalid or SessionRevoked.
+    """
+    view = current_app.view_functions.get(request.endpoint or "")
+    # A browser asks with OPTIONS, and without the token, whether it may send it (Fetch, CORS preflight).
+    if getattr(view, "is_public", False) or request.method == "OPTIONS":
+        return
+    g.session = sessions.resume_api(*_claims())
+    sessions.touch(g.session, ip_address=remote_address())
+
+
+def _claims() -> tuple[Any, Any]:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        raise NotAuthenticated
+    if request.query_string and "access_token" in request.args:
+        raise MalformedRequest("Send the access token in the Authorization header only")
+    claims = tokens.read(token.strip(" "), tokens.ACCESS)
+    return claims.session_id, claims.user_id
+
+
+def from_cookie() -> None:
+    """Read the session that the cookie names, if any. One that has ended is forgotten, with a word."""
+    if "secret" not in session:
+        return
+    try:
+        resumed = sessions.resume_page(uuid.UUID(session["id"]), session["secret"])
+    except SessionRevoked:
+        forget()
+        flash(SIGNED_OUT_ELSEWHERE)
+        return
+    g.session = sessions.touch(resumed, ip_address=remote_address())
+    g.cookie_expires_at = g.session.expires_at
+    # Where its end has moved, the cookie's moves along.
+    session.modified |= session.permanent and g.session is not resumed
+
+
+def login_required(view: View) -> View:
+    """Send who is not signed in to the login page, and from there back to this one."""
+
+    @functools.wraps(view)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        if "session" in g:
+            return view(*args, **kwargs)
+        is_page = request.method in {"GET", "HEAD"} or find_form() is not None
+        target = request.full_path.removesuffix("?")
+        query = f"?{urlencode({'next': target}, safe='/')}" if is_page else ""
+        return redirect(f"/login{query}")
+
+    return cast(View, guarded)
+
+
+def find_form() -> tuple[str, Mapping[str, Any]] | None:
+    """Return the endpoint and arguments that show this path's form, None where there is none."""
+    adapter = current_app.create_url_adapter(request)
+    assert adapter is not None
+    try:
+        return adapter.match(method="GET")
+    except HTTPException:
+        return None
+
+
+def sign_in(authenticated: accounts.Authenticated, *, is_remembered: bool) -> None:
+    """Start a session for this browser; raise InvalidCredentials if the password has just changed."""
+    device = browser()
+    grant = sessions.start(
+        authenticated.account,
+        password_changed_at=authenticated.password_changed_at,
+        client=device,
+        entrance="page",
+        is_remembered=is_remembered,
+    )
+    earlier = g.pop("session", None)
+    if earlier is not None:
+        # Its cookie is about to be overwritten: nobody could use the session again.
+        sessions.end(earlier.account.id, earlier.id, reason="replaced")
+    remember(grant, is_remembered=is_remembered)
+    _set_device_cookie(str(device.device_id))
+
+
+def remember(grant: sessions.Grant, *, is_remembered: bool) -> None:
+    """Put a session in the cookie, in place of all that was there: a planted one is worth nothing."""
+    forget()
+    session["id"], session["secret"] = str(grant.session_id), grant.cookie_secret
+    session.permanent = is_remembered
+    g.cookie_expires_at = grant.expires_at
+
+
+def forget() -> None:
+    """Empty the cookie, its CSRF token included."""
+    session.clear()
+    g.pop("session", None)
+    g.pop("csrf_token", None)
+
+
+class CookieInterface(SecureCookieSessionInterface):
+    """Flask's signed cookie; one that lasts ends with the session that it names, at the latest."""
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        if session.accessed:
+            response.vary.add("Cookie")
+        if not session.modified:
+            return
+        name = self.get_cookie_name(app)
+        attributes: dict[str, Any] = {
+            "path": "/",
+            "secure": self.get_cookie_secure(app),
+            "httponly": True,
+            "samesite": "Lax",
+        }
+        serializer = self.get_signing_serializer(app)
+        if session and serializer is not None:
+            value = serializer.dumps(dict(session))
+            response.set_cookie(name, value, max_age=_cookie_lifetime(session), **attributes)
+        else:
+            response.delete_cookie(name, **attributes)
+
+
+def _cookie_lifetime(session: SessionMixin) -> timedelta | None:
+    """Return how long the cookie may last; None ends it with the browser."""
+    expires_at: datetime | None = g.get("cookie_expires_at")
+    return expires_at - clock.now() if session.permanent and expires_at else None
+
+
+def browser() -> sessions.Client:
+    """Return what this request tells of its browser, which is known again by a cookie of its own.
+
+    That cookie is no credential: it only tells a new device from one that comes back.
+    """
+    given = request.cookies.get(_device_cookie_name(), "")
+    is_ours = _DEVICE_COOKIE.fullmatch(given)
+    return _client(given if is_ours else secrets.token_urlsafe(16), None)
+
+
+def _set_device_cookie(device_id: str) -> None:
+    def add(response: Response) -> Response:
+        response.set_cookie(
+            _device_cookie_name(),
+            device_id,
+            max_age=DEVICE_COOKIE_LIFETIME,
+            path="/",
+            secure=current_app.config["SESSION_COOKIE_SECURE"],
+            httponly=True,
+            samesite="Lax",
+        )
+        return response
+
+    after_this_request(add)
+
+
+def _device_cookie_name() -> str:
+    return ("__Host-" if current_app.config["IS_PRODUCTION"] else "") + "authsite-device"
+
+
+def client(*, device_name: str | None = None) -> sessions.Client:
+    """Return what this request tells of its device; raise InvalidInput for a bad X-Device-Id."""
+    return _client(_device_id(), device_name)
+
+
+def _client(device_id: str | None, device_name: str | None) -> sessions.Client:
+    address = remote_address()
+    place = places.locate(address)
+    return sessions.Client(
+        ip_address=address,
+        user_agent=_user_agent(),
+        device_id=device_id,
+        device_name=device_name,
+        city=place.city,
+        country=place.country,
+        hints=tuple(
+            (name, request.headers[name][:256]) for name in HINTS if name in request.headers
+        ),
+    )
+
+
+def remote_address() -> str | None:
+    """Return the canonical address of the peer, or None where it has none (a Unix socket)."""
+    address = canonical_address(request.remote_addr)
+    return str(address) if address else None
+
+
+def _user_agent() -> str | None:
+    text = request.headers.get("User-Agent", "")[:MAX_USER_AGENT]
+    # PostgreSQL takes no NUL, and a log or page no control character.
+    return "".join(each for each in text if each.isprintable()) or None
+
+
+def _device_id() -> str | None:
+    device_id = request.headers.get(DEVICE_ID_HEADER)
+    if device_id is None:
+        return None
+    if not _DEVICE_ID.fullmatch(device_id):
+        raise InvalidInput(
+            [(DEVICE_ID_HEADER, "X-Device-Id must be 1 to 255 printable ASCII characters")]
+        )
+    return device_id

@@ -1,0 +1,122 @@
+"""The mails that we send: one function per message, and their words in templates/emails.
+
+A message is queued as a name and facts. It is written out when it is sent, so the queue holds neither a
+working link nor an address.
+"""
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from flask import current_app, render_template
+from flask_mail import Message
+
+from . import tokens
+
+MAX_SUBJECT = 60
+
+
+class Mail(NamedTuple):
+    user_id: uuid.UUID
+    name: str
+    facts: dict[str, Any]
+
+
+def password_reset(
+    user_id: uuid.UUID,
+    *,
+    reset_id: str,
+    requested_at: datetime,
+    expires_at: datetime,
+    device_name: str,
+    ip_address: str | None,
+) -> Mail:
+    """Return the mail with the link; it names the request, and the link is signed when it is sent."""
+    return Mail(
+        user_id,
+        "password_reset",
+        {
+            "reset_id": reset_id,
+            "requested_at": requested_at.isoformat(),
+            "expires_at": expires_at.isoformat(),
+            "device_name": device_name,
+            "ip_address": ip_address,
+        },
+    )
+
+
+def password_changed(
+    user_id: uuid.UUID,
+    *,
+    changed_at: datetime,
+    device_name: str | None,
+    ip_address: str | None,
+) -> Mail:
+    """Return the notice after a change or a reset; without a device an operator did it."""
+    return Mail(
+        user_id,
+        "password_changed",
+        {
+            "changed_at": changed_at.isoformat(),
+            "device_name": device_name,
+            "ip_address": ip_address,
+        },
+    )
+
+
+def new_device(user_id: uuid.UUID, session: Mapping[str, Any]) -> Mail:
+    """Return the notice of a sign-in from a device that was not seen before."""
+    place = ", ".join(
+        each for each in (session["location_city"], session["location_country"]) if each
+    )
+    return Mail(
+        user_id,
+        "new_device",
+        {
+            "device_name": session["device_name"],
+            "ip_address": session["ip_address"],
+            "place": place or None,
+            "signed_in_at": session["created_at"].isoformat(),
+        },
+    )
+
+
+def token_reuse(user_id: uuid.UUID, device_name: str, ended_at: datetime) -> Mail:
+    """Return the notice that a copied refresh token ended a session."""
+    return Mail(
+        user_id, "token_reuse", {"device_name": device_name, "ended_at": ended_at.isoformat()}
+    )
+
+
+def compose(mail: Mail, *, email: str, first_name: str) -> Message:
+    """Return the message as it leaves; its links are made from PUBLIC_BASE_URL and nothing else."""
+    base_url: str = current_app.config["PUBLIC_BASE_URL"]
+    context: dict[str, Any] = {
+        key: datetime.fromisoformat(value) if key.endswith("_at") else value
+        for key, value in mail.facts.items()
+    } | {
+        "site_name": current_app.config["SITE_NAME"],
+        "first_name": first_name,
+        "email": email,
+        "base_url": base_url,
+        "devices_url": f"{base_url}/account/devices",
+        "reset_url": f"{base_url}/forgot-password",
+    }
+    if reset_id := context.pop("reset_id", None):
+        context["link"] = f"{base_url}/reset-password?token={tokens.sign('reset', reset_id)}"
+    folder = f"emails/{mail.name}"
+    # A subject is one line whatever a device calls itself.
+    subject = " ".join(render_template(f"{folder}/subject.txt", **context).split())
+    return Message(
+        subject=_shorten(subject),
+        recipients=[email],
+        body=render_template(f"{folder}/body.txt", **context),
+        html=render_template(f"{folder}/body.html", **context),
+        sender=current_app.config["MAIL_DEFAULT_SENDER"],
+        extra_headers={"Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "All"},
+    )
+
+
+def _shorten(subject: str) -> str:
+    return subject if len(subject) <= MAX_SUBJECT else subject[: MAX_SUBJECT - 1].rstrip() + "…"

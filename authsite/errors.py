@@ -1,0 +1,123 @@
+"""The failures that a caller can act on. Nothing here knows HTTP: problems.py gives each its status."""
+
+
+class AuthsiteError(Exception):
+    """A refusal with a stable `code` for programs and a `message` for people."""
+
+    code = "internal_error"
+    message = "There is a problem with the service"
+
+    def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
+        super().__init__(message or self.message)
+        self.message = message or self.message
+        self.field = field
+
+
+class MalformedRequest(AuthsiteError):
+    code = "malformed_request"
+    message = "The request could not be read"
+
+
+class UnsupportedMediaType(AuthsiteError):
+    code = "unsupported_media_type"
+    message = "The content type of the request is not supported"
+
+
+class InvalidInput(AuthsiteError):
+    """`errors` holds (field, message) pairs; the field is None where no single input is at fault."""
+
+    code = "validation_error"
+    message = "Check the fields named in errors"
+
+    def __init__(self, errors: list[tuple[str | None, str]]) -> None:
+        super().__init__(errors[0][1] if len(errors) == 1 else None)
+        self.errors = errors
+
+
+class WeakPassword(AuthsiteError):
+    code = "validation_error"
+    message = "Choose a different password"
+
+
+class InvalidCredentials(AuthsiteError):
+    code = "invalid_credentials"
+    message = "Invalid email or password"
+
+
+class WrongCurrentPassword(AuthsiteError):
+    code = "invalid_credentials"
+    message = "Current password is incorrect"
+
+
+class InactiveAccount(AuthsiteError):
+    code = "inactive_account"
+    message = "User account is inactive"
+
+
+class TooManyAttempts(AuthsiteError):
+    """`retry_after` is in whole seconds."""
+
+    code = "rate_limited"
+    message = "Too many attempts. Try again later."
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__()
+        self.retry_after = max(1, retry_after)
+
+
+class EmailTaken(AuthsiteError):
+    code = "email_taken"
+    message = "User with this email already exists"
+
+
+class UnknownAccount(AuthsiteError):
+    code = "not_found"
+    message = "No account has this email address"
+
+
+class NotAuthenticated(AuthsiteError):
+    code = "not_authenticated"
+    message = "Authentication is required"
+
+
+class TokenExpired(AuthsiteError):
+    code = "token_expired"
+    message = "Access token has expired"
+
+
+class TokenInvalid(AuthsiteError):
+    code = "token_invalid"
+    message = "Invalid access token"
+
+
+class RefreshTokenExpired(TokenExpired):
+    message = "Refresh token has expired. Please log in again."
+
+
+class RefreshTokenInvalid(TokenInvalid):
+    message = "Invalid refresh token"
+
+
+class SessionRevoked(AuthsiteError):
+    code = "session_revoked"
+    message = "Session has been revoked. Please log in again."
+
+
+class Forbidden(AuthsiteError):
+    code = "forbidden"
+    message = "You are not allowed to do this"
+
+
+class SessionNotFound(AuthsiteError):
+    code = "not_found"
+    message = "Session not found"
+
+
+class ResetTokenInvalid(AuthsiteError):
+    code = "reset_token_invalid"
+    message = "Invalid or expired password reset token"
+
+
+class UnsupportedGrantType(AuthsiteError):
+    code = "validation_error"
+    message = "The grant type must be password"

@@ -1,0 +1,78 @@
+"""Security events and the log: one JSON line each, never a secret or an address of mail."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+_log = logging.getLogger("authsite.events")
+
+context: ContextVar[Mapping[str, Any]] = ContextVar(
+    "authsite_event_context", default=MappingProxyType({})
+)
+
+
+def record(event: str, *, outcome: str = "success", **facts: object) -> None:
+    """Log one event of SECURITY LG-03 with what the request knows (request id, IP, user agent)."""
+    _log.info(event, extra={"facts": {"event": event, "outcome": outcome} | facts})
+
+
+class JsonFormatter(logging.Formatter):
+    """One event, one line: json.dumps escapes CR, LF, ESC and everything outside ASCII."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+        }
+        line |= {**context.get()} | getattr(record, "facts", {"message": record.getMessage()})
+        if record.exc_info and record.exc_info[0]:
+            line["exception"] = self._traceback(record)
+        return json.dumps(line, default=str)
+
+    def _traceback(self, record: logging.LogRecord) -> list[str]:
+        """Return where it happened and the type; the text of an exception may hold what was typed in."""
+        assert record.exc_info is not None
+        kind, _value, trace = record.exc_info
+        lines = [kind.__qualname__ if kind else ""]
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            lines.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
+            trace = trace.tb_next
+        return lines
+
+
+# What Flask-Limiter says of its store, under the names of our events.
+LIMITER_EVENTS = {
+    "Rate limit storage unreachable - falling back to in-memory storage": {
+        "event": "limiter_fallback",
+        "outcome": "error",
+    },
+    "Rate limit storage recovered": {"event": "limiter_recovered", "outcome": "success"},
+}
+
+
+def _name_limiter_event(record: logging.LogRecord) -> bool:
+    facts = LIMITER_EVENTS.get(str(record.msg))
+    if facts is not None:
+        record.facts = facts
+    # Each refusal is an event of ours already.
+    return facts is not None or record.levelno >= logging.WARNING
+
+
+def configure() -> None:
+    """Send this package's log to standard output as JSON lines; called by the factory, repeatable."""
+    log, limiter_log = logging.getLogger("authsite"), logging.getLogger("flask-limiter")
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(JsonFormatter())
+        limiter_log.addFilter(_name_limiter_event)
+        for each in (log, limiter_log):
+            each.addHandler(handler)
+            each.setLevel(logging.INFO)
+    logging.raiseExceptions = False  # a closed standard output must not fail a request

@@ -1,0 +1,11 @@
+"""Extensions, created here and bound in create_app."""
+
+from flask_limiter import Limiter
+from flask_mail import Mail
+from flask_migrate import Migrate
+from flask_wtf.csrf import CSRFProtect
+
+csrf = CSRFProtect()
+limiter = Limiter(key_func=lambda: "", strategy="one-trip-moving-window", key_prefix="authsite")
+mail = Mail()
+migrate = Migrate()

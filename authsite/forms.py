@@ -1,0 +1,375 @@
+"""Every input, once: the same forms read the pages' fields and the API's JSON.
+
+What can be decided from the input alone is decided here; what needs the database or the clock is a named
+failure of the verb.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+from email_validator import EmailNotValidError, validate_email
+from flask import request
+from flask_wtf import FlaskForm
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import RequestEntityTooLarge
+from wtforms import BooleanField, EmailField, Field, PasswordField, StringField, ValidationError
+from wtforms import Form as WTForm
+
+from . import password_policy
+from .errors import InvalidInput, MalformedRequest, UnsupportedMediaType, WeakPassword
+from .models import MAX_DEVICE_NAME, MAX_EMAIL, MAX_NAME, MAX_PHONE
+
+MAX_TOKEN = 4096
+MAX_DEPTH = 32
+PHONE_NUMBER = r"\+?[0-9 ()./-]{3,32}"
+EMAIL_FORMAT = "Enter an email address in the correct format, like name@example.com"
+
+
+class Text:
+    """The one validator of text: required or not, at most so long, without what no field may hold."""
+
+    def __init__(self, missing: str | None = None, *, most: int, name: str = "This") -> None:
+        self.missing = missing
+        self.most = most
+        self.name = name
+
+    def __call__(self, form: WTForm, field: Field) -> None:
+        if not field.data:
+            if self.missing:
+                raise ValidationError(self.missing)
+            return
+        if len(field.data) > self.most:
+            raise ValidationError(f"{self.name} must be {self.most} characters or fewer")
+
+
+def strip(text: str | None) -> str | None:
+    return text.strip() if isinstance(text, str) else text
+
+
+def one_line(text: str | None) -> str | None:
+    """Return text for showing: NFC, no control or bidirectional characters, single spaces."""
+    if not isinstance(text, str) or len(text) > MAX_TOKEN:
+        return text  # too long for any field: to normalise it would take the time of its length squared
+    shown = "".join(" " if unicodedata.category(each) in _UNSHOWN else each for each in text)
+    return " ".join(unicodedata.normalize("NFC", shown).split())
+
+
+def is_email(form: WTForm, field: Field) -> None:
+    """Accept what can be an address, and put its canonical spelling in the field."""
+    if not field.data:
+        raise ValidationError("Enter your email address")
+    if len(field.data) > MAX_EMAIL:
+        raise ValidationError(f"Email address must be {MAX_EMAIL} characters or fewer")
+    if unicodedata.normalize("NFKC", field.data) != field.data:
+        # Full-width letters or a Kelvin sign: one look, two addresses (CVE-2019-19844).
+        raise ValidationError(EMAIL_FORMAT)
+    try:
+        valid = validate_email(field.data, check_deliverability=False, allow_smtputf8=False)
+    except EmailNotValidError:
+        raise ValidationError(EMAIL_FORMAT) from None
+    field.data = (valid.ascii_email or "").lower()
+    if not field.data or len(field.data) > MAX_EMAIL:
+        raise ValidationError(EMAIL_FORMAT)
+
+
+def is_strong_password(form: WTForm, field: Field) -> None:
+    """Hold a new password to the policy; the form's e-mail field, if it has one, is its context."""
+    email = form["email"].data if "email" in form else None
+    try:
+        password_policy.require_strong(field.data or "", email=email)
+    except WeakPassword as weak:
+        raise ValidationError(weak.message) from None
+
+
+def is_phone_number(form: WTForm, field: Field) -> None:
+    if field.data and not re.fullmatch(PHONE_NUMBER, field.data):
+        raise ValidationError("Enter a phone number, like +44 20 7946 0958")
+
+
+class Form(FlaskForm):
+    """A form of the pages (with its CSRF field) that `from_json` also fills from an API request."""
+
+    # Members that may be null in JSON, which forgets the value.
+    nullable: ClassVar[frozenset[str]] = frozenset()
+    # Fields that are not members in JSON.
+    page_only: ClassVar[frozenset[str]] = frozenset()
+    given: frozenset[str] = frozenset()
+    nulls: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_json(cls) -> Self:
+        """Return the valid form of this request's JSON; raise what is wrong with it.
+
+        MalformedRequest (not JSON), UnsupportedMediaType, or InvalidInput naming each member at fault.
+        """
+        return cls.from_members(read_json_object())
+
+    @classmethod
+    def from_json_if_any(cls) -> Self:
+        """Like from_json; a request without a body is an empty object."""
+        return cls.from_members(read_json_object() if _read_bytes() else {})
+
+    @classmethod
+    def from_members(cls, members: dict[str, Any]) -> Self:
+        """Return the valid form of these members; raise InvalidInput naming each one at fault."""
+        form = cls(formdata=None, meta={"csrf": False})
+        names = [field.name for field in form if field.name not in cls.page_only]
+        errors: list[tuple[str | None, str]] = []
+        values: dict[str, str] = {}
+        for name in names:
+            if name not in members or (members[name] is None and name in cls.nullable):
+                continue
+            problem = _text_problem(members[name])
+            if problem:
+                errors.append((name, problem))
+            else:
+                values[name] = members[name]
+        form = cls(formdata=MultiDict(values), meta={"csrf": False})
+        form.given = frozenset(names) & members.keys()
+        form.nulls = form.given - values.keys()
+        form._drop_absent()
+        if not form.validate():
+            reported = {name for name, _ in errors}
+            errors += [
+                (name, str(messages[0]))
+                for name, messages in form.errors.items()
+                if name not in reported
+            ]
+        if errors:
+            raise InvalidInput(errors)
+        return form
+
+    def validate(self, extra_validators: Any = None) -> bool:
+        """Return whether every field is right, CSRF included; text that no field may hold is not."""
+        is_valid = bool(super().validate(extra_validators))
+        for field in self:
+            problem = _text_problem(field.data) if isinstance(field.data, str) else None
+            if problem and not field.errors:
+                field.errors = [problem]
+                is_valid = False
+        return is_valid
+
+    def refuse(self, name: str, message: str) -> None:
+        """Put what a verb found wrong at the field that it concerns."""
+        self[name].errors = [message]
+
+    def changes(self) -> dict[str, str | None]:
+        """Return the members that the request named; empty text forgets a value as null does."""
+        return {name: self[name].data or None for name in sorted(self.given)}
+
+    def _drop_absent(self) -> None:
+        """A form that changes only what is named has nothing to say of the rest."""
+
+
+class LoginForm(Form):
+    page_only = frozenset({"remember"})
+
+    email = EmailField("Email address", filters=[strip], validators=[is_email])
+    password = PasswordField(
+        "Password", validators=[Text("Enter your password", most=4096, name="Password")]
+    )
+    remember = BooleanField("Keep me signed in on this device")
+
+    def _drop_absent(self) -> None:
+        del self.remember
+
+
+class RegisterForm(Form):
+    nullable = frozenset({"last_name", "phone_number"})
+
+    first_name = StringField(
+        "First name",
+        filters=[one_line],
+        validators=[Text("Enter your first name", most=MAX_NAME, name="First name")],
+    )
+    email = EmailField("Email address", filters=[strip], validators=[is_email])
+    password = PasswordField("Create a password", validators=[is_strong_password])
+    last_name = StringField(
+        "Last name", filters=[one_line], validators=[Text(most=MAX_NAME, name="Last name")]
+    )
+    phone_number = StringField(
+        "Phone number",
+        filters=[strip],
+        validators=[Text(most=MAX_PHONE, name="Phone number"), is_phone_number],
+    )
+
+
+class DetailsForm(Form):
+    nullable = frozenset({"last_name", "phone_number"})
+
+    first_name = StringField(
+        "First name",
+        filters=[one_line],
+        validators=[Text("Enter your first name", most=MAX_NAME, name="First name")],
+    )
+    last_name = StringField(
+        "Last name", filters=[one_line], validators=[Text(most=MAX_NAME, name="Last name")]
+    )
+    phone_number = StringField(
+        "Phone number",
+        filters=[strip],
+        validators=[Text(most=MAX_PHONE, name="Phone number"), is_phone_number],
+    )
+
+    def _drop_absent(self) -> None:
+        for name in {field.name for field in self} - self.given:
+            del self[name]
+
+
+class ChangePasswordForm(Form):
+    current_password = PasswordField(
+        "Current password",
+        validators=[Text("Enter your current password", most=4096, name="Current password")],
+    )
+    new_password = PasswordField("New password", validators=[is_strong_password])
+
+
+class EmailForm(Form):
+    """Asks for a reset link."""
+
+    email = EmailField("Email address", filters=[strip], validators=[is_email])
+
+
+class ResetForm(Form):
+    """The API's: the token comes along with the password."""
+
+    token = StringField("Token", validators=[Text("Give the token of the link", most=MAX_TOKEN)])
+    new_password = PasswordField("New password", validators=[is_strong_password])
+
+
+class NewPasswordForm(Form):
+    """The page's: its link stands in the cookie."""
+
+    password = PasswordField("New password", validators=[is_strong_password])
+
+
+class RefreshForm(Form):
+    refresh_token = StringField(
+        "Refresh token",
+        validators=[Text("Give the refresh token", most=MAX_TOKEN, name="Refresh token")],
+    )
+
+
+class LogoutForm(Form):
+    nullable = frozenset({"refresh_token"})
+
+    # Any text will do: one that names no session ends the caller's own.
+    refresh_token = StringField("Refresh token")
+
+
+class DeviceNameForm(Form):
+    nullable = frozenset({"device_name"})
+
+    device_name = StringField(
+        "Name", filters=[one_line], validators=[Text(most=MAX_DEVICE_NAME, name="Name")]
+    )
+
+
+class RenameForm(Form):
+    name = StringField(
+        "Name", filters=[one_line], validators=[Text(most=MAX_DEVICE_NAME, name="Name")]
+    )
+
+
+class OAuthPasswordForm(Form):
+    """RFC 6749 §4.3.2; `scope` is ignored."""
+
+    username = StringField("Username", validators=[Text("username is missing", most=MAX_EMAIL)])
+    password = PasswordField("Password", validators=[Text("password is missing", most=4096)])
+    grant_type = StringField("Grant type", validators=[Text(most=64)])
+
+
+def read_json_object() -> dict[str, Any]:
+    """Return the request's JSON object, read strictly (RFC 8259).
+
+    Duplicate members, NaN, nesting beyond 32 and UTF-16 are MalformedRequest; another content type is
+    UnsupportedMediaType (text/plain would pass a browser without a preflight).
+    """
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType("Send the body as application/json")
+    text = read_body()
+    try:
+        # The depth is known before the parser recurses.
+        if _depth(text) > MAX_DEPTH:
+            raise MalformedRequest("The JSON is nested too deeply")
+        found = json.loads(
+            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError):
+        raise MalformedRequest("The body is not valid JSON") from None
+    if not isinstance(found, dict):
+        raise InvalidInput([(None, "The body must be a JSON object")])
+    return found
+
+
+def read_urlencoded(names: Sequence[str]) -> dict[str, Any]:
+    """Return the named fields of a form body; each may stand once (RFC 6749 §3.2)."""
+    if request.mimetype != "application/x-www-form-urlencoded":
+        raise UnsupportedMediaType("Send the body as application/x-www-form-urlencoded")
+    if any(name in request.args for name in names):
+        raise MalformedRequest("Credentials belong in the body, not in the query string")
+    _read_bytes()
+    fields = request.form
+    if any(len(values) > 1 for values in fields.listvalues()):
+        raise MalformedRequest("A field is given more than once")
+    return {name: fields[name] for name in names if name in fields}
+
+
+def read_body() -> str:
+    """Return the body as text."""
+    try:
+        return _read_bytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise MalformedRequest("The body is not UTF-8") from None
+
+
+def _read_bytes() -> bytes:
+    """Return the body; raise RequestEntityTooLarge also where its length was not declared."""
+    most = request.max_content_length
+    if request.content_length is None and most is not None:
+        # Werkzeug cuts a chunked body at the limit and says nothing: one byte more tells.
+        request.max_content_length = most + 1
+    body = request.get_data(cache=True)
+    if most is not None and len(body) > most:
+        raise RequestEntityTooLarge
+    return body
+
+
+def _depth(text: str) -> int:
+    """Return how deep the brackets nest, strings left out."""
+    depth = deepest = 0
+    # A string need not end: to look for an end that is not there, anew from each quote, takes 20 s of 64 KiB.
+    for bracket in re.sub(r'"(?:[^"\\]|\\.)*"?', "", text):
+        if bracket in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif bracket in "]}":
+            depth -= 1
+    return deepest
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member is given twice")
+    return members
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _text_problem(value: object) -> str | None:
+    """Return why a value is not text that can be stored, or None."""
+    if not isinstance(value, str):
+        return "This must be text"
+    if "\x00" in value or any("\ud800" <= each <= "\udfff" for each in value):
+        return "This holds a character that cannot be used"
+    return None
+
+
+# Control, format (bidirectional marks), surrogate, private use, line and paragraph separators.
+_UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})

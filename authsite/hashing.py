@@ -1,0 +1,75 @@
+"""Passwords become argon2id hashes here, a bounded number at a time.
+
+Parameters: OWASP Password Storage, m = 19 MiB, t = 2, p = 1 (ASVS 5.0 appendix C). Hashes that werkzeug
+made for another Flask application still verify, and are renewed at the next sign-in.
+"""
+
+import threading
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from werkzeug.security import check_password_hash
+
+HASHER = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+
+# Each hash takes 19 MiB and a core: more at once only starves the cheap requests and the memory.
+_slots = threading.BoundedSemaphore(2)
+_held = threading.local()
+
+
+@contextmanager
+def slot() -> Iterator[None]:
+    """Hold one of this process's places for hashing; a thread that holds one may enter again."""
+    if getattr(_held, "is_held", False):
+        yield
+        return
+    with _slots:
+        _held.is_held = True
+        try:
+            yield
+        finally:
+            _held.is_held = False
+
+
+def hash_password(password: str) -> str:
+    """Return the argon2id hash (PHC string, at most 255 characters) of the NFC-normalised password."""
+    with slot():
+        return HASHER.hash(_normalise(password))
+
+
+def is_correct(password: str, password_hash: str | None) -> bool:
+    """Return whether the password has this hash; None costs the same time and is never right."""
+    with slot():
+        try:
+            if password_hash is None:
+                HASHER.verify(_dummy_hash(HASHER), _normalise(password))
+                return False
+            if password_hash.startswith(("scrypt:", "pbkdf2:")):
+                return check_password_hash(password_hash, password)
+            return HASHER.verify(password_hash, _normalise(password))
+        except (VerificationError, ValueError):
+            # Wrong, or the hash is damaged, or the password holds half a surrogate pair: it has no bytes.
+            return False
+
+
+def is_outdated(password_hash: str) -> bool:
+    """Return whether the hash has other parameters than those of today."""
+    try:
+        return HASHER.check_needs_rehash(password_hash)
+    except InvalidHashError:
+        return True
+
+
+def _normalise(password: str) -> str:
+    # NIST SP 800-63B-4 §3.1.1.2: the same characters typed on another keyboard give the same bytes.
+    return unicodedata.normalize("NFC", password)
+
+
+@lru_cache(maxsize=4)
+def _dummy_hash(hasher: PasswordHasher) -> str:
+    """Return a hash of nobody's password, with the parameters of real ones: equal work, equal time."""
+    return hasher.hash("nobody has this password")

@@ -1,0 +1,559 @@
+"""The OpenAPI document: paths and methods from the routes, inputs from the forms, the rest from OPERATIONS.
+
+A new endpoint is described by one entry of that table, and a test fails while it has none. What a form
+demands, what a view is limited to and which status a failure has are asked of them, never written again.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from http import HTTPStatus
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import orjson
+from apispec import APISpec
+from flask import current_app
+from wtforms import BooleanField, Field
+
+from . import forms, limits, problems, shapes
+from .authentication import DEVICE_ID_HEADER
+from .errors import (
+    AuthsiteError,
+    EmailTaken,
+    Forbidden,
+    InactiveAccount,
+    InvalidCredentials,
+    InvalidInput,
+    MalformedRequest,
+    NotAuthenticated,
+    RefreshTokenExpired,
+    RefreshTokenInvalid,
+    ResetTokenInvalid,
+    SessionNotFound,
+    SessionRevoked,
+    TokenExpired,
+    TokenInvalid,
+    UnsupportedGrantType,
+    UnsupportedMediaType,
+    WrongCurrentPassword,
+)
+from .models import MAX_EMAIL
+from .password_policy import MAX_LENGTH
+
+VERSION = "1.0.0"
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+URLENCODED = "application/x-www-form-urlencoded"
+
+
+class Operation(NamedTuple):
+    """What neither the route nor the form of an endpoint can say."""
+
+    summary: str
+    description: str
+    answer: str  # its name in shapes.SCHEMAS
+    status: int = 200
+    message: str = ""  # the words of an answer that is a Message
+    form: type[forms.Form] | None = None
+    example: Mapping[str, Any] | None = None  # of a request
+    errors: tuple[AuthsiteError, ...] = ()  # beside those of _common_errors
+    takes_device_id: bool = False
+    may_lack_body: bool = False
+    answer_type: str = JSON
+    is_conditional: bool = False
+
+
+PASSWORD = "three random words"  # noqa: S105
+NEW_PASSWORD = "another four quiet words"  # noqa: S105
+LOCKOUT = (
+    "Ten wrong passwords for one address within 15 minutes, by whatever way they came, and no more are"
+    " tried until that time is over or the password has been reset: 429, for the right one too."
+)
+WHOSE = {
+    "address": "At most {} requests a minute from one address.",
+    "user": "At most {} requests a minute by one user.",
+}
+
+# By endpoint; the last part of its name is the operation id.
+OPERATIONS: dict[str, Operation] = {
+    "api.accounts.register": Operation(
+        "Create an account",
+        "The address is kept in lower case; two accounts cannot share it. This signs nobody in.",
+        "User",
+        status=201,
+        form=forms.RegisterForm,
+        example={
+            "email": "ada@example.com",
+            "password": PASSWORD,
+            "first_name": "Ada",
+            "last_name": "Lovelace",
+            "phone_number": "+44 20 7946 0958",
+        },
+        errors=(EmailTaken(field="email"),),
+    ),
+    "api.accounts.login": Operation(
+        "Sign in",
+        "Begins a session for this device and answers with its tokens. An unknown address and a wrong"
+        f" password get the same answer. {LOCKOUT}",
+        "Tokens",
+        form=forms.LoginForm,
+        example={"email": "ada@example.com", "password": PASSWORD},
+        errors=(InvalidCredentials(), InactiveAccount()),
+        takes_device_id=True,
+    ),
+    "api.accounts.login_oauth": Operation(
+        "Sign in with OAuth's password grant",
+        "The same as `POST /api/v1/auth/login`, and counted with it, for OAuth libraries (RFC 6749 §4.3):"
+        " a form instead of JSON, and errors that also have the members `error` and `error_description`."
+        f" `scope` is ignored. Credentials in the query string are refused. {LOCKOUT}",
+        "Tokens",
+        form=forms.OAuthPasswordForm,
+        example={"grant_type": "password", "username": "ada@example.com", "password": PASSWORD},
+        errors=(
+            InvalidCredentials(),
+            InactiveAccount(),
+            UnsupportedGrantType(field="grant_type"),
+        ),
+        takes_device_id=True,
+    ),
+    "api.accounts.refresh_token": Operation(
+        "Change a refresh token for its successor",
+        "Answers with a new pair of tokens; the refresh token that was sent is then used up. Calls with the"
+        " same token at the same time, or again because the answer was lost, all get the one successor for"
+        " a short time. A token that was used up earlier is taken for stolen: its session ends.",
+        "Tokens",
+        form=forms.RefreshForm,
+        example={"refresh_token": shapes.TOKEN},
+        errors=(RefreshTokenExpired(), RefreshTokenInvalid(), SessionRevoked()),
+    ),
+    "api.accounts.get_current_user_info": Operation(
+        "Read your account", "The account behind the access token.", "User"
+    ),
+    "api.accounts.get_user": Operation(
+        "Read your account, by its other address", "The same as `GET /api/v1/auth/me`.", "User"
+    ),
+    "api.accounts.update_user": Operation(
+        "Change your details",
+        "Changes the members that are named and leaves the others as they are.",
+        "User",
+        form=forms.DetailsForm,
+        example={"first_name": "Augusta", "last_name": None},
+    ),
+    "api.passwords.change_password": Operation(
+        "Change your password",
+        "Ends all your other sessions; this one goes on. A wrong current password counts as a failed"
+        f" sign-in. {LOCKOUT}",
+        "Message",
+        message="Password changed successfully",
+        form=forms.ChangePasswordForm,
+        example={"current_password": PASSWORD, "new_password": NEW_PASSWORD},
+        errors=(WrongCurrentPassword(field="current_password"),),
+    ),
+    "api.passwords.request_password_reset": Operation(
+        "Ask for a link to reset a password",
+        "The answer is always the same and does not tell whether the address has an account. The link"
+        " works once and for 60 minutes, and a newer one replaces it.",
+        "Message",
+        message="If your email is registered, you will receive a password reset link shortly",
+        form=forms.EmailForm,
+        example={"email": "ada@example.com"},
+    ),
+    "api.passwords.confirm_password_reset": Operation(
+        "Reset a password",
+        "Sets the new password with the token of the link and ends every session of the user. Every token"
+        " that is not good gets the same answer.",
+        "Message",
+        message="Password has been reset successfully. You can now log in with your new password.",
+        form=forms.ResetForm,
+        example={"token": "Imt4V2ZQIg.aSRz4A.c2lnbmF0dXJl", "new_password": NEW_PASSWORD},
+        errors=(ResetTokenInvalid(),),
+    ),
+    "api.sessions.logout": Operation(
+        "Sign out",
+        "Ends the session that the refresh token names, also if it has expired, else the one of the access"
+        " token. A refresh token that is not one of ours counts as none. The body may be left out.",
+        "Message",
+        message="Logged out successfully",
+        form=forms.LogoutForm,
+        example={"refresh_token": shapes.TOKEN},
+        errors=(Forbidden("You can only logout your own sessions"),),
+        may_lack_body=True,
+    ),
+    "api.sessions.logout_all": Operation(
+        "Sign out everywhere",
+        "Ends all your sessions, this one included.",
+        "Message",
+        message="Successfully logged out from all devices (3 sessions terminated)",
+    ),
+    "api.sessions.list_my_sessions": Operation(
+        "List your sessions",
+        "Every device on which you are signed in, by a page or by this API, last used first.",
+        "SessionList",
+    ),
+    "api.sessions.rename_session": Operation(
+        "Name a device",
+        "Gives one of your sessions a name of your own; null forgets it.",
+        "Session",
+        form=forms.DeviceNameForm,
+        example={"device_name": "The laptop in the kitchen"},
+        errors=(Forbidden("You can only rename your own sessions"), SessionNotFound()),
+    ),
+    "api.sessions.revoke_session": Operation(
+        "Sign a device out",
+        "Ends one of your sessions; its tokens stop working at once. Doing it again changes nothing.",
+        "Message",
+        message="Session revoked: Chrome on Windows",
+        errors=(Forbidden("You can only revoke your own sessions"), SessionNotFound()),
+    ),
+    "api.sessions.revoke_other_sessions": Operation(
+        "Sign all other devices out",
+        "Ends all your sessions but this one.",
+        "Message",
+        message="Signed out of 2 other devices",
+    ),
+    "api.sessions.cleanup_expired_sessions": Operation(
+        "Forget ended sessions",
+        "Deletes what is kept of your sessions that have expired or ended.",
+        "Message",
+        message="Cleaned up 2 expired sessions",
+    ),
+    "api.documentation.openapi_document": Operation(
+        "Read this document",
+        "OpenAPI 3.1, for programs. The only answer that may be cached.",
+        "Document",
+        is_conditional=True,
+    ),
+    "api.documentation.docs": Operation(
+        "Read this document as a page", "For people.", "Page", answer_type="text/html"
+    ),
+}
+
+# What a client may put in each input. How long it may be and whether it may lack is asked of the form, and
+# what a new password may be of RULES.
+INPUTS = {
+    "email": "In ASCII; upper and lower case are the same.",
+    "password": "The password, to the letter.",
+    "first_name": "Given name.",
+    "last_name": "Family name.",
+    "phone_number": "Phone number: digits, spaces and ()./- after an optional plus sign.",
+    "current_password": "The password that is to be replaced.",
+    "token": "The token in the link that was mailed.",
+    "refresh_token": "A refresh token, as it came.",
+    "device_name": "The name to show for this device.",
+    "username": "The e-mail address.",
+    "grant_type": "The one grant that there is.",
+}
+CHOICES = {"grant_type": ["password"]}
+
+DESCRIPTION = """\
+Accounts, and every place where they are signed in.
+
+Every answer is JSON in UTF-8, errors too. Bodies are JSON objects of at most 64 KiB; members that are not \
+listed are ignored. Text may not hold U+0000 or half of a surrogate pair. An address that does not answer to \
+a method says so with 405 and the header Allow.
+
+Authentication is an access token in the header Authorization, and nothing else: no cookie, no query string.\
+"""
+
+
+def as_json() -> bytes:
+    """Return the document of this app as JSON, made once: only settings change it."""
+    text: bytes = _once("authsite.openapi.json", lambda: orjson.dumps(document()))
+    return text
+
+
+def document() -> dict[str, Any]:
+    """Return the document of this app, made once; not to be changed."""
+    made: dict[str, Any] = _once("authsite.openapi", _build)
+    return made
+
+
+def resolve(node: dict[str, Any]) -> dict[str, Any]:
+    """Return what a node of the document stands for, where it is a reference."""
+    while "$ref" in node:
+        found: Any = document()
+        for step in node["$ref"].removeprefix("#/").split("/"):
+            found = found[step]
+        node = found
+    return node
+
+
+def _once(name: str, make: Callable[[], Any]) -> Any:
+    # Two threads may both make it at first; what they make is the same.
+    if name not in current_app.extensions:
+        current_app.extensions[name] = make()
+    return current_app.extensions[name]
+
+
+def _build() -> dict[str, Any]:
+    base_url = current_app.config["PUBLIC_BASE_URL"]
+    spec = APISpec(
+        title=f"{current_app.config['SITE_NAME']} API",
+        version=VERSION,
+        openapi_version="3.1.0",
+        info={"description": DESCRIPTION},
+        servers=[{"url": base_url}],
+        externalDocs={"url": f"{base_url}/api/v1/docs", "description": "The same as a page"},
+    )
+    for name, schema in shapes.SCHEMAS.items():
+        spec.components.schema(name, schema)
+    for name, header in shapes.HEADERS.items():
+        spec.components.header(name, header)
+    for name, (location, parameter) in shapes.PARAMETERS.items():
+        spec.components.parameter(name, location, parameter)
+    spec.components.security_scheme(
+        "bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+    )
+    token_url = f"{base_url}/api/v1/auth/login/oauth"
+    spec.components.security_scheme(
+        "oauth2", {"type": "oauth2", "flows": {"password": {"tokenUrl": token_url, "scopes": {}}}}
+    )
+    for tag in dict.fromkeys(_tag(endpoint) for endpoint in OPERATIONS):
+        spec.tag({"name": tag})
+    for endpoint, operation in OPERATIONS.items():
+        for rule in current_app.url_map.iter_rules(endpoint):
+            path = re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule.rule)
+            described = _describe(spec, Place(endpoint, path, operation))
+            methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+            spec.path(path, operations={method.lower(): described for method in methods})
+    return spec.to_dict()
+
+
+class Place(NamedTuple):
+    """Where an operation is to be had, and what its view says of itself."""
+
+    endpoint: str
+    path: str
+    operation: Operation
+
+    @property
+    def is_public(self) -> bool:
+        return getattr(current_app.view_functions[self.endpoint], "is_public", False)
+
+    @property
+    def limit(self) -> limits.Limit | None:
+        return limits.of(current_app.view_functions[self.endpoint])
+
+    @property
+    def is_oauth(self) -> bool:
+        return self.endpoint == problems.OAUTH_ENDPOINT
+
+
+def _describe(spec: APISpec, place: Place) -> dict[str, Any]:
+    operation, limit = place.operation, place.limit
+    parameters = ["X-Request-Id", *re.findall(r"{(\w+)}", place.path)]
+    if operation.takes_device_id:
+        parameters.append(DEVICE_ID_HEADER)
+    description = [operation.description]
+    if limit:
+        whose = WHOSE["user" if limit.is_by_user else "address"]
+        description.append(whose.format(limit.per_minute))
+    described: dict[str, Any] = {
+        "operationId": place.endpoint.rpartition(".")[2],
+        "tags": [_tag(place.endpoint)],
+        "summary": operation.summary,
+        "description": "\n\n".join(description),
+        "parameters": parameters,
+        "security": [] if place.is_public else [{"bearer": []}, {"oauth2": []}],
+        "responses": _answers(place) | _refusals(spec, place),
+    }
+    if operation.form:
+        described["requestBody"] = _body(place, operation.form)
+    return described
+
+
+def _tag(endpoint: str) -> str:
+    return endpoint.split(".")[1].capitalize()
+
+
+def _refusal(form: type[forms.Form], members: dict[str, Any]) -> InvalidInput | None:
+    """Return what the form says of these members, in its own words; None if they are right."""
+    try:
+        form.from_members(members)
+    except InvalidInput as refusal:
+        return refusal
+    return None
+
+
+def _required(form: type[forms.Form]) -> set[str]:
+    """Return the members without which the form is not right."""
+    if form is forms.DeviceNameForm:
+        return {"device_name"}  # its view tells a name that lacks from one that is null
+    refusal = _refusal(form, {})
+    return {str(field) for field, _ in refusal.errors} if refusal else set()
+
+
+def _fields(form: type[forms.Form]) -> dict[str, Field]:
+    """Return the fields that the API reads: a page's checkbox is none of them."""
+    fields = form(formdata=None, meta={"csrf": False})
+    return {field.name: field for field in fields if not isinstance(field, BooleanField)}
+
+
+def _body(place: Place, form: type[forms.Form]) -> dict[str, Any]:
+    required = _required(form)
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {
+            name: _input_schema(form, field, is_required=name in required)
+            for name, field in _fields(form).items()
+        },
+    }
+    if required:
+        schema["required"] = [name for name in schema["properties"] if name in required]
+    media_type = URLENCODED if place.is_oauth else JSON
+    return {
+        "required": not place.operation.may_lack_body,
+        "content": {media_type: {"schema": schema, "example": place.operation.example}},
+    }
+
+
+def _input_schema(form: type[forms.Form], field: Field, *, is_required: bool) -> dict[str, Any]:
+    """Return what the validators of a field demand, in JSON Schema's words."""
+    schema = shapes.text(description=INPUTS.get(field.name))
+    if field.name in CHOICES:
+        schema["enum"] = CHOICES[field.name]
+    for validator in field.validators:
+        if isinstance(validator, forms.Text):
+            schema["maxLength"] = validator.most
+            is_required = is_required or bool(validator.missing)
+        else:
+            schema |= RULES[validator]()
+    if is_required:
+        schema.setdefault("minLength", 1)
+    return shapes.or_null(schema) if field.name in form.nullable else schema
+
+
+RULES: dict[Any, Callable[[], dict[str, Any]]] = {
+    forms.is_email: lambda: {"format": "email", "maxLength": MAX_EMAIL},
+    forms.is_phone_number: lambda: {"pattern": f"^({forms.PHONE_NUMBER})?$"},
+    forms.is_strong_password: lambda: {
+        "minLength": current_app.config["PASSWORD_MIN_LENGTH"],
+        "maxLength": MAX_LENGTH,
+        "description": "Characters of any kind, spaces too; no common password, nor the e-mail address or"
+        " the name of this site.",
+    },
+}
+
+
+def _answers(place: Place) -> dict[str, Any]:
+    """Return what an operation answers with when all is well."""
+    operation, schema = place.operation, shapes.SCHEMAS[place.operation.answer]
+    content: dict[str, Any] = {"schema": operation.answer}
+    if operation.message:
+        content["example"] = {"success": True, "message": operation.message}
+    elif "examples" in schema:
+        content["example"] = schema["examples"][0]
+    answers: dict[str, Any] = {
+        str(operation.status): {
+            "description": schema["description"],
+            "headers": _headers(place, HTTPStatus(operation.status)),
+            "content": {operation.answer_type: content},
+        }
+    }
+    if operation.is_conditional:
+        answers["200"]["headers"]["ETag"] = "ETag"
+        answers["304"] = {
+            "description": "What the client has is current.",
+            "headers": answers["200"]["headers"],
+        }
+    return answers
+
+
+def _refusals(spec: APISpec, place: Place) -> dict[str, Any]:
+    """Return what an operation answers with when something is wrong, by status.
+
+    What all operations say alike stands once, among the components.
+    """
+    common = _common_errors(place)
+    errors = sorted([*place.operation.errors, *common], key=_status)
+    refusals: dict[str, Any] = {}
+    for status, group in groupby(errors, key=_status):
+        of_status = list(group)
+        refusal = {
+            "description": status.phrase,
+            "headers": _headers(place, status),
+            "content": {
+                PROBLEM: {
+                    "schema": "OAuthProblem" if place.is_oauth else "Problem",
+                    "examples": dict(_examples(spec, place, of_status)),
+                }
+            },
+        }
+        is_shared = place.limit and all(error in common for error in of_status)
+        if is_shared and not place.is_oauth and status != HTTPStatus.UNPROCESSABLE_ENTITY:
+            name = status.phrase.replace(" ", "")
+            if name not in spec.components.responses:
+                spec.components.response(name, refusal)
+            refusals[str(int(status))] = name
+        else:
+            refusals[str(int(status))] = refusal
+    return refusals
+
+
+def _common_errors(place: Place) -> list[AuthsiteError | HTTPStatus]:
+    """Return what may go wrong with any operation of its kind."""
+    errors: list[AuthsiteError | HTTPStatus] = [
+        MalformedRequest(),
+        Forbidden("Use https"),
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+    ]
+    if not place.is_public:
+        errors += [NotAuthenticated(), TokenExpired(), TokenInvalid(), SessionRevoked()]
+    if form := place.operation.form:
+        refusal = _refusal(form, {}) or _refusal(form, dict.fromkeys(_fields(form), 1))
+        assert refusal
+        errors += [UnsupportedMediaType(), HTTPStatus.REQUEST_ENTITY_TOO_LARGE, refusal]
+    if place.limit:
+        errors += [HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE]
+    return errors
+
+
+def _headers(place: Place, status: HTTPStatus) -> dict[str, str]:
+    names = ["X-Request-Id", *shapes.HEADERS_OF_STATUS.get(status, [])]
+    if place.limit:
+        names += ["RateLimit", "RateLimit-Policy"]
+    return {name: name for name in names}
+
+
+def _examples(
+    spec: APISpec, place: Place, errors: Iterable[AuthsiteError | HTTPStatus]
+) -> Iterator[tuple[str, Any]]:
+    """Yield each problem by name: itself, or where others say the same its name among the components."""
+    for error in errors:
+        example = _problem_example(error, place)
+        name = re.sub(r"\W+", "_", example["summary"].lower()).strip("_")
+        if place.is_oauth or isinstance(error, InvalidInput):
+            yield name, example
+        else:
+            if name not in spec.components.examples:
+                spec.components.example(name, example)
+            yield name, name
+
+
+def _status(error: AuthsiteError | HTTPStatus) -> HTTPStatus:
+    return error if isinstance(error, HTTPStatus) else HTTPStatus(problems.status_of(error))
+
+
+def _problem_example(error: AuthsiteError | HTTPStatus, place: Place) -> dict[str, Any]:
+    status = _status(error)
+    if isinstance(error, HTTPStatus):
+        code, message = problems.CODES[status]
+        members: list[tuple[str | None, str]] = [(None, message)]
+    else:
+        code, message = error.code, error.message
+        members = error.errors if isinstance(error, InvalidInput) else [(error.field, message)]
+    problem = {
+        "type": f"{current_app.config['PUBLIC_BASE_URL']}/api/v1/docs#{code}",
+        "title": status.phrase,
+        "status": int(status),
+        "detail": message,
+        "instance": place.path.replace("{session_id}", str(shapes.SESSION["id"])),
+        "success": False,
+        "request_id": "3f6b2c1d-4e5f-4a57-9b1d-7c4e01936f2a",
+        "errors": [{"code": code, "message": text, "field": field} for field, text in members],
+    }
+    if place.is_oauth:
+        oauth_errors: Mapping[Any, str] = problems.OAUTH_ERRORS
+        problem["error"] = oauth_errors.get(type(error), "invalid_request")
+        problem["error_description"] = message
+    return {"summary": message, "value": problem}

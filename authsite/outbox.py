@@ -1,0 +1,203 @@
+"""The outbox: a mail is a row of the transaction that causes it, and leaves after the commit.
+
+Any number of drainers may run: the thread of this process, `flask send-mail`, a worker. Each takes what is
+due by moving `due_at` ahead, which is a lease: one that dies leaves its mails to the others.
+"""
+
+import contextlib
+import smtplib
+import ssl
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+from flask import Flask, current_app
+from flask_mail import Connection, Message
+from sqlalchemy import bindparam, delete, func, insert, select, update
+
+from . import clock, db, emails, events
+from .models import OutgoingMail, PasswordReset, User
+
+TIMEOUT_SECONDS = 10
+LEASE = timedelta(minutes=2)
+BACK_OFF = tuple(timedelta(minutes=each) for each in (1, 5, 30, 60, 120, 240, 480))
+MAX_ATTEMPTS = len(BACK_OFF) + 1
+BATCH = 10
+
+
+def queue(mail: emails.Mail) -> None:
+    """Add a mail to the transaction that is open now; it is sent if and when that is committed."""
+    now = clock.now()
+    values = mail._asdict() | {"id": db.uuid7(now), "created_at": now, "due_at": now, "attempts": 0}
+    db.run(insert(OutgoingMail), values)
+    if current_app.config["DELIVER_MAIL_AFTER_COMMIT"]:
+        db.after_commit(_drainer(current_app._get_current_object()).wake)  # type: ignore[attr-defined]
+
+
+def deliver(*, is_stopping: Callable[[], bool] = lambda: False) -> tuple[int, int]:
+    """Send everything that is due; return how many were sent and how many were not.
+
+    Once `is_stopping` the mail at hand is the last.
+    """
+    sent = failed = 0
+    while not is_stopping() and (claimed := _claim()):
+        for row in claimed:
+            # A slow server may have used up the lease of those at the end: they are another's by now.
+            if is_stopping() or row.due_at <= clock.now():
+                break
+            if _deliver_one(row):
+                sent += 1
+            else:
+                failed += 1
+    return sent, failed
+
+
+def depth() -> int:
+    """Return how many mails wait."""
+    found = db.row(select(func.count()).select_from(OutgoingMail))
+    return found[0] if found else 0
+
+
+def _claim() -> list[db.Row]:
+    """Take a batch of due mails; nobody else gets them until the lease has run out."""
+    now = clock.now()
+    due = (
+        select(OutgoingMail.id)
+        .where(OutgoingMail.due_at <= now)
+        .order_by(OutgoingMail.due_at)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    claim = (
+        update(OutgoingMail)
+        .where(OutgoingMail.id.in_(due), OutgoingMail.due_at <= now)
+        .values(due_at=now + LEASE, attempts=OutgoingMail.attempts + 1)
+        .returning(*OutgoingMail.__table__.c)
+    )
+    return list(db.rows(claim))
+
+
+def _deliver_one(row: db.Row) -> bool:
+    """Send one claimed mail; return whether it left. What cannot be sent now is tried again later."""
+    to = db.row(_RECIPIENT, {"user_id": row.user_id})
+    if to is None or not to.is_active or _is_overtaken(row):
+        db.run(_DELETE, {"mail_id": row.id})
+        events.record("mail", outcome="dropped", mail=row.name, user_id=row.user_id)
+        return True
+    try:
+        mail = emails.Mail(row.user_id, row.name, row.facts)
+        _send(emails.compose(mail, email=to.email, first_name=to.first_name))
+    except Exception as error:
+        # Not only the network's: a mail that cannot even be written must not stand before all others.
+        _postpone(row, error)
+        return False
+    db.run(_DELETE, {"mail_id": row.id})
+    events.record("mail", mail=row.name, user_id=row.user_id, attempts=row.attempts)
+    return True
+
+
+def _is_overtaken(row: db.Row) -> bool:
+    """Return whether the mail is a reset link that no longer works: nobody should get it."""
+    reset_id = row.facts.get("reset_id")
+    return reset_id is not None and not db.row(
+        _LIVE_RESET, {"reset_id": reset_id, "now": clock.now()}
+    )
+
+
+def _send(message: Message) -> None:
+    if not current_app.config["MAIL_SERVER"]:
+        current_app.logger.info("Mail (no MAIL_SERVER is set):\n%s", message.as_string())
+        # The encoded parts are not for reading: print the words too.
+        print(f"\n--- {message.subject}\n{message.body}\n---", flush=True)  # noqa: T201
+        return
+    with VerifyingConnection(current_app.extensions["mail"]) as connection:
+        connection.send(message)
+
+
+def _postpone(row: db.Row, error: Exception) -> None:
+    facts = {"mail": row.name, "user_id": row.user_id, "attempts": row.attempts}
+    facts["error"] = type(error).__name__  # never its text: servers quote the address in it
+    if row.attempts >= MAX_ATTEMPTS:
+        db.run(_DELETE, {"mail_id": row.id})
+        events.record("mail", outcome="given_up", **facts)
+        return
+    due_at = clock.now() + BACK_OFF[row.attempts - 1]
+    db.run(_POSTPONE, {"mail_id": row.id, "new_due_at": due_at})
+    events.record("mail", outcome="postponed", **facts)
+
+
+class VerifyingConnection(Connection):
+    """Flask-Mail's connection, with a timeout and with the server's certificate verified."""
+
+    def configure_host(self) -> smtplib.SMTP:
+        host = current_app.config["MAIL_SERVER"]
+        port = current_app.config["MAIL_PORT"]
+        context = ssl.create_default_context()
+        if current_app.config["MAIL_USE_SSL"]:
+            server: smtplib.SMTP = smtplib.SMTP_SSL(
+                host, port, timeout=TIMEOUT_SECONDS, context=context
+            )
+        else:
+            server = smtplib.SMTP(host, port, timeout=TIMEOUT_SECONDS)
+        try:
+            self._introduce(server, context)
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    def _introduce(self, server: smtplib.SMTP, context: ssl.SSLContext) -> None:
+        if current_app.config["MAIL_USE_TLS"] and not current_app.config["MAIL_USE_SSL"]:
+            server.starttls(context=context)
+        if user := current_app.config["MAIL_USERNAME"]:
+            server.login(user, current_app.config["MAIL_PASSWORD"] or "")
+
+    def __exit__(self, *exception: object) -> None:
+        if self.host is None:
+            return
+        # Once the server has taken the mail, what becomes of the goodbye must not have it sent again.
+        with contextlib.suppress(OSError, smtplib.SMTPException), contextlib.closing(self.host):
+            self.host.quit()
+
+
+class Drainer:
+    """One daemon thread of this process that delivers after each commit that queued a mail."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self._work = threading.Event()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        self._work.set()
+        with self._lock:
+            # Made at the first mail, so always on this side of a fork.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while self._work.wait():
+            self._work.clear()
+            with self._app.app_context(), contextlib.suppress(Exception):
+                # Whatever goes wrong, the rows are still there for the next run.
+                deliver()
+
+
+def _drainer(app: Flask) -> Drainer:
+    drainer: Drainer = app.extensions.setdefault("outbox", Drainer(app))
+    return drainer
+
+
+_MAIL_ID = OutgoingMail.id == bindparam("mail_id")
+_DELETE = delete(OutgoingMail).where(_MAIL_ID)
+_POSTPONE = update(OutgoingMail).where(_MAIL_ID).values(due_at=bindparam("new_due_at"))
+_RECIPIENT = select(User.email, User.first_name, User.is_active).where(
+    User.id == bindparam("user_id")
+)
+_LIVE_RESET = select(PasswordReset.id).where(
+    PasswordReset.id == bindparam("reset_id"),
+    PasswordReset.ended_at.is_(None),
+    PasswordReset.expires_at > bindparam("now"),
+)

@@ -1,0 +1,131 @@
+"""Accounts: register, log in, one's details."""
+
+from flask import Blueprint, g, make_response, redirect, request
+from flask.typing import ResponseReturnValue
+from markupsafe import Markup
+from werkzeug.wrappers import Response
+
+from .. import accounts, authentication, limits
+from ..errors import EmailTaken, InactiveAccount, InvalidCredentials
+from ..forms import DetailsForm, LoginForm, RegisterForm
+from . import answers
+
+blueprint = Blueprint("accounts", __name__)
+
+WRONG = "Email or password is wrong. Check both and try again"
+INACTIVE = "This account has been deactivated. Ask the operator of this site to open it again"
+TAKEN = Markup(
+    "An account with this email address already exists."
+    ' <a href="/login">Sign in</a> or <a href="/forgot-password">reset your password</a>'
+)
+# What tells Windows 11 from 10 and one phone from another; browsers send it once they were asked.
+ACCEPT_CH = "Sec-CH-UA-Model, Sec-CH-UA-Platform-Version"
+
+
+@blueprint.get("/")
+def home() -> Response:
+    """Lead to the devices, or to the login page."""
+    return redirect(answers.HOME if "session" in g else answers.LOGIN)
+
+
+@blueprint.get("/register")
+def show_register() -> ResponseReturnValue:
+    """Show the form for a new account."""
+    if "session" in g:
+        return redirect(answers.HOME)
+    return _register_page(RegisterForm())
+
+
+@blueprint.post("/register")
+@limits.register
+def register() -> ResponseReturnValue:
+    """Create an account and sign this browser in."""
+    form = RegisterForm()
+    if not form.validate():
+        return _register_page(form)
+    try:
+        registered = accounts.register(
+            email=form.email.data or "",
+            password=form.password.data or "",
+            first_name=form.first_name.data or "",
+        )
+    except EmailTaken:
+        form.refuse("email", TAKEN)
+        return _register_page(form)
+    authentication.sign_in(registered, is_remembered=False)
+    return answers.done("Account created. You are signed in on this device.")
+
+
+@blueprint.get("/login")
+def show_login() -> ResponseReturnValue:
+    """Show the sign-in form."""
+    if "session" in g:
+        return redirect(answers.next_location())
+    return _login_page(LoginForm())
+
+
+@blueprint.post("/login")
+@limits.login
+def login() -> ResponseReturnValue:
+    """Sign this browser in."""
+    form = LoginForm()
+    if not form.validate():
+        return _login_page(form)
+    try:
+        authenticated = accounts.authenticate(
+            form.email.data or "",
+            form.password.data or "",
+            browser=authentication.browser().device_id,
+        )
+        authentication.sign_in(authenticated, is_remembered=form.remember.data)
+    except InvalidCredentials:
+        form.refuse("email", WRONG)
+    except InactiveAccount:
+        form.refuse("email", INACTIVE)
+    else:
+        return redirect(answers.next_location(), 303)
+    return _login_page(form)
+
+
+@blueprint.get("/account")
+@authentication.login_required
+@limits.read_account
+def show_details() -> ResponseReturnValue:
+    """Show one's details."""
+    return _details_page(DetailsForm(obj=authentication.current_session().account))
+
+
+@blueprint.post("/account")
+@authentication.login_required
+@limits.update_account
+def update_details() -> ResponseReturnValue:
+    """Write one's details."""
+    form = DetailsForm()
+    if not form.validate():
+        return _details_page(form)
+    account = authentication.current_session().account
+    accounts.update_details(
+        account.id, {name: form[name].data or None for name in accounts.EDITABLE}
+    )
+    return answers.done("Your details are saved.", "/account")
+
+
+def _register_page(form: RegisterForm) -> ResponseReturnValue:
+    return _asking_for_hints(answers.page("accounts/register.html", form=form))
+
+
+def _login_page(form: LoginForm) -> ResponseReturnValue:
+    is_needed = "next" in request.args
+    return _asking_for_hints(answers.page("accounts/login.html", form=form, is_needed=is_needed))
+
+
+def _asking_for_hints(page: ResponseReturnValue) -> Response:
+    response = make_response(page)
+    response.headers["Accept-CH"] = ACCEPT_CH
+    return response
+
+
+def _details_page(form: DetailsForm) -> ResponseReturnValue:
+    return answers.page(
+        "accounts/details.html", form=form, account=authentication.current_session().account
+    )

@@ -1,0 +1,77 @@
+"""What pages answer with: a page or a form, a redirect with a word on what happened."""
+
+import re
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from flask import flash, g, get_flashed_messages, redirect, render_template, request
+from flask.typing import ResponseReturnValue
+from markupsafe import Markup
+from werkzeug.wrappers import Response
+
+from .. import authentication, headers, sessions
+from ..forms import Form
+
+HOME = "/account/devices"
+LOGIN = "/login"
+EXPIRED = "Your form expired. Try again."
+# One slash and then neither a second nor a backslash, which browsers take for one; no control characters,
+# which they drop before they look.
+_OWN_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
+
+# The id of the field at fault, if any, and the sentence.
+Errors = list[tuple[str | None, str | Markup]]
+
+
+def page(template: str, *, form: Form | None = None, **context: Any) -> tuple[str, int]:
+    """Return a page; with what is wrong with its form 422, or 400 where the CSRF token was.
+
+    It shows the word that the last redirect left, unless that would stand beside errors as if it were
+    about them.
+    """
+    words, errors = get_flashed_messages(), _errors(form)
+    flash = words[-1] if words and not errors else None
+    text = render_template(template, form=form, errors=errors, flash=flash, **context)
+    if "is_form_expired" in g:
+        return text, 400
+    return text, 422 if errors else 200
+
+
+def done(word: str, location: str = HOME) -> Response:
+    """Return the redirect after a POST; the page that follows says the word."""
+    flash(word)
+    return redirect(location, 303)
+
+
+def expired() -> ResponseReturnValue:
+    """Return the page for a button whose CSRF token was missing, foreign or out of date."""
+    return render_template("errors/expired.html"), 400
+
+
+def signed_out() -> Response:
+    """End the session behind this request, if any, and return the redirect to the login page."""
+    if "session" in g:
+        caller = authentication.current_session()
+        sessions.end(caller.account.id, caller.id, reason="logged_out")
+    authentication.forget()
+    response = done("You have signed out.", LOGIN)
+    # With the changed cookie: no page of the account comes back from a cache by the Back button.
+    response.headers["Clear-Site-Data"] = '"cache"'
+    return response
+
+
+def next_location() -> str:
+    """Return where the login leads: the path of ours that `next` names, or the list of devices."""
+    target = request.args.get("next", "")
+    if not _OWN_PATH.fullmatch(target):
+        return HOME
+    origin = headers.own_origin()
+    resolved = urlsplit(urljoin(origin, target))
+    return target if f"{resolved.scheme}://{resolved.netloc}" == origin else HOME
+
+
+def _errors(form: Form | None) -> Errors:
+    if "is_form_expired" in g:
+        return [(None, EXPIRED)]
+    found = form.errors if form else {}
+    return [(name, messages[0]) for name, messages in found.items()]

@@ -1,0 +1,140 @@
+"""Sessions, which people know as their devices: list, rename, sign out."""
+
+import uuid
+from datetime import timedelta
+
+from flask import Blueprint
+from flask.typing import ResponseReturnValue
+from werkzeug.wrappers import Response
+
+from .. import authentication, clock, db, limits, sessions
+from ..errors import SessionNotFound
+from ..forms import RenameForm
+from . import answers
+
+blueprint = Blueprint("sessions", __name__)
+
+ACTIVE_NOW = timedelta(minutes=5)
+ALREADY = "That device is already signed out."
+REASONS = {
+    "logged_out": "Signed out",
+    "revoked": "Signed out",
+    "password_changed": "Password changed",
+    "password_reset": "Password reset",
+    "reuse_detected": "Signed out for safety: its sign-in was copied",
+    "deactivated": "Account deactivated",
+    "replaced": "Signed in again on the same device",
+    "evicted": "Signed out to make room for a newer device",
+}
+ONLY_ONE = "You are not signed in anywhere else."
+
+
+@blueprint.post("/logout")
+@limits.logout
+def logout() -> Response:
+    """Sign this browser out."""
+    return answers.signed_out()
+
+
+@blueprint.get("/account/devices")
+@authentication.login_required
+@limits.list_sessions
+def list_devices() -> ResponseReturnValue:
+    """Show where the account is signed in, this browser first, and where it was."""
+    caller = authentication.current_session()
+    active = sorted(sessions.active_for(caller.account.id), key=lambda each: each.id != caller.id)
+    return answers.page(
+        "sessions/devices.html",
+        devices=active,
+        ended=sessions.recently_ended_for(caller.account.id),
+        reason=_reason,
+        current=caller.id,
+        active_since=clock.now() - ACTIVE_NOW,
+    )
+
+
+@blueprint.post("/account/devices/<device_id>/revoke")
+@authentication.login_required
+@limits.revoke_session
+def revoke(device_id: str) -> Response:
+    """Sign one device out; one's own leads to the login page."""
+    caller = authentication.current_session()
+    device = _find(device_id)
+    if device is None:
+        return answers.done(ALREADY)
+    if device.id == caller.id:
+        return answers.signed_out()
+    sessions.end(caller.account.id, device.id, reason="revoked", ended_from=caller.device_name)
+    return answers.done(f"Signed out {device.device_name}.")
+
+
+@blueprint.get("/account/devices/<device_id>/rename")
+@authentication.login_required
+def show_rename(device_id: str) -> ResponseReturnValue:
+    """Show the form for a device's name."""
+    device = _find(device_id)
+    if device is None:
+        return answers.done(ALREADY)
+    form = RenameForm(data={"name": device.device_name})
+    return answers.page("sessions/rename.html", form=form, device=device)
+
+
+@blueprint.post("/account/devices/<device_id>/rename")
+@authentication.login_required
+@limits.rename_session
+def rename(device_id: str) -> ResponseReturnValue:
+    """Give a device the user's own name for it; none goes back to what it calls itself."""
+    device = _find(device_id)
+    if device is None:
+        return answers.done(ALREADY)
+    form = RenameForm()
+    if not form.validate():
+        return answers.page("sessions/rename.html", form=form, device=device)
+    owner = authentication.current_session().account
+    try:
+        renamed = sessions.rename(owner.id, device.id, form.name.data or None)
+    except SessionNotFound:
+        return answers.done(ALREADY)
+    return answers.done(f"Renamed to {renamed.device_name}.")
+
+
+@blueprint.get("/account/devices/revoke-others")
+@authentication.login_required
+def show_revoke_others() -> ResponseReturnValue:
+    """Ask whether all other devices shall be signed out, and list them."""
+    others = _others()
+    if not others:
+        return answers.done(ONLY_ONE)
+    return answers.page("sessions/revoke_others.html", devices=others)
+
+
+@blueprint.post("/account/devices/revoke-others")
+@authentication.login_required
+@limits.revoke_others
+def revoke_others() -> Response:
+    """Sign all other devices out."""
+    caller = authentication.current_session()
+    count = sessions.end_all(
+        caller.account.id, reason="revoked", keep=caller.id, ended_from=caller.device_name
+    )
+    return answers.done(f"Signed out {count} other device{'' if count == 1 else 's'}.")
+
+
+def _find(device_id: str) -> db.Row | None:
+    """Return one's own live session; unknown, foreign, ended and malformed ids are all None."""
+    try:
+        session_id = uuid.UUID(device_id)
+    except ValueError:
+        return None
+    return sessions.find_own(authentication.current_session().account.id, session_id)
+
+
+def _others() -> list[db.Row]:
+    caller = authentication.current_session()
+    return [each for each in sessions.active_for(caller.account.id) if each.id != caller.id]
+
+
+def _reason(ended: db.Row) -> str:
+    """Return in words why a session ended, and from which device where it was another one."""
+    words = REASONS[ended.end_reason]
+    return f"{words} from {ended.ended_from}" if ended.ended_from else words

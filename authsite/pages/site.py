@@ -1,0 +1,49 @@
+"""What browsers, password managers, researchers and robots look for; nothing here reads a cookie."""
+
+from datetime import timedelta
+from email.utils import parseaddr
+
+from flask import Blueprint, Response, current_app, redirect
+from werkzeug.wrappers import Response as BaseResponse
+
+from .. import clock, times
+
+blueprint = Blueprint("site", __name__)
+
+SECURITY_TXT_LIFETIME = timedelta(days=180)
+CACHED_FOR_A_DAY = {"Cache-Control": "public, max-age=86400"}
+
+
+@blueprint.get("/.well-known/change-password")
+def change_password() -> BaseResponse:
+    """Lead to the form for another password (W3C, a well-known URL for changing passwords)."""
+    return redirect("/account/password")
+
+
+@blueprint.get("/.well-known/security.txt")
+def security_txt() -> Response:
+    """Tell whom to write to about a weakness (RFC 9116)."""
+    _, address = parseaddr(current_app.config["MAIL_DEFAULT_SENDER"])
+    lines = [
+        f"Contact: mailto:{address}",
+        f"Expires: {times.iso(clock.now() + SECURITY_TXT_LIFETIME)}",
+        "Preferred-Languages: en",
+        f"Canonical: {current_app.config['PUBLIC_BASE_URL']}/.well-known/security.txt",
+    ]
+    text = "".join(f"{line}\n" for line in lines)
+    return Response(text, content_type="text/plain; charset=utf-8", headers=CACHED_FOR_A_DAY)
+
+
+@blueprint.get("/robots.txt")
+def robots() -> Response:
+    """Keep search engines out: there is nothing here to find."""
+    text = "User-agent: *\nDisallow: /\n"
+    return Response(text, content_type="text/plain; charset=utf-8", headers=CACHED_FOR_A_DAY)
+
+
+@blueprint.get("/favicon.ico")
+def favicon() -> Response:
+    """Return the icon for who does not read the page's link to it."""
+    response = current_app.send_static_file("favicon.ico")
+    response.headers.extend(CACHED_FOR_A_DAY)
+    return response

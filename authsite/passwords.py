@@ -1,0 +1,206 @@
+"""Passwords: change one that is known, reset one that is forgotten, set one as an operator."""
+
+import secrets
+import uuid
+from datetime import datetime, timedelta
+
+from sqlalchemy import bindparam, delete, func, insert, select, update
+
+from . import (
+    accounts,
+    clock,
+    db,
+    emails,
+    events,
+    hashing,
+    outbox,
+    password_policy,
+    sessions,
+    throttling,
+    tokens,
+)
+from .errors import ResetTokenInvalid, WeakPassword, WrongCurrentPassword
+from .models import ACCOUNT_COLUMNS, Account, PasswordReset, User
+
+RESET_LIFETIME = timedelta(minutes=60)
+MAX_RESETS_PER_HOUR = 3
+
+
+def request_reset(email: str, *, device_name: str, ip_address: str | None) -> None:
+    """Mail a link to the account of this address, if there is an active one; say nothing of it.
+
+    At most 3 mails an hour go to an account. A new link makes the older ones worthless.
+    """
+    now = clock.now()
+    reset_id = secrets.token_urlsafe(24)
+    expires_at = now + RESET_LIFETIME
+    with db.transaction():
+        # The user's row is locked until the commit: of several requests at once each counts those before
+        # it, and ends their links.
+        row = db.row(_ASKING, {"email": accounts.canonical_email(email)})
+        asked = row and db.row(_ASKED, {"user_id": row.id, "since": now - timedelta(hours=1)})
+        if row is None or asked is None or asked[0] >= MAX_RESETS_PER_HOUR:
+            events.record("reset_request", outcome="ignored", user_id=row and row.id)
+            return
+        accounts.end_resets(row.id)
+        db.run(
+            insert(PasswordReset),
+            {"id": reset_id, "user_id": row.id, "created_at": now, "expires_at": expires_at},
+        )
+        outbox.queue(
+            emails.password_reset(
+                row.id,
+                reset_id=reset_id,
+                requested_at=now,
+                expires_at=expires_at,
+                device_name=device_name,
+                ip_address=ip_address,
+            )
+        )
+    events.record("reset_request", user_id=row.id)
+
+
+def find_reset(token: str) -> tuple[str, Account]:
+    """Return a live link's reset id and its account; raise ResetTokenInvalid. Nothing is used up."""
+    reset_id = tokens.unsign("reset", token, max_age=RESET_LIFETIME)
+    row = reset_id and db.row(_LIVE_RESET, {"reset_id": reset_id, "now": clock.now()})
+    if not row:
+        raise ResetTokenInvalid
+    return row[0], Account._make(row[1:])
+
+
+def reset(
+    token: str, new_password: str, *, device_name: str | None, ip_address: str | None
+) -> Account:
+    """Set the password that a reset link allows, once, and end every session of the user.
+
+    Raise ResetTokenInvalid for every bad link, or WeakPassword, which leaves the link good.
+    """
+    try:
+        reset_id, account = find_reset(token)
+    except ResetTokenInvalid:
+        events.record("reset_confirm", outcome="refused")
+        raise
+    password_policy.require_strong(new_password, email=account.email, field="new_password")
+    password_hash = hashing.hash_password(new_password)
+    now = clock.now()
+    with db.transaction():
+        # The user's row first, here and everywhere: two operations on one account cannot deadlock.
+        _write(account.id, password_hash, now)
+        # Of two uses at once, this finds the link live for one.
+        if not db.run(_USE_RESET, {"reset_id": reset_id, "now": now}):
+            raise ResetTokenInvalid
+        sessions.end_all(account.id, reason="password_reset")
+        throttling.forget(account.email)
+        _notify(account.id, now, device_name, ip_address)
+    events.record("reset_confirm", user_id=account.id)
+    return account
+
+
+def change(
+    session: sessions.Resumed, current_password: str, new_password: str, *, ip_address: str | None
+) -> None:
+    """Change the password of a signed-in user and end all other sessions.
+
+    Raise WrongCurrentPassword, TooManyAttempts or WeakPassword. The caller's session goes on.
+    """
+    account = session.account
+    password_policy.require_strong(new_password, email=account.email, field="new_password")
+    seen = confirm(account, current_password)
+    if current_password == new_password:
+        raise WeakPassword(
+            "New password must be different from the current one", field="new_password"
+        )
+    password_hash = hashing.hash_password(new_password)
+    now = clock.now()
+    with db.transaction():
+        if not _write(account.id, password_hash, now, seen=seen):
+            raise WrongCurrentPassword(field="current_password")
+        sessions.end_all(
+            account.id,
+            reason="password_changed",
+            keep=session.id,
+            ended_from=session.device_name,
+        )
+        accounts.end_resets(account.id)
+        _notify(account.id, now, session.device_name, ip_address)
+    events.record("password_change", user_id=account.id, session_id=session.id)
+
+
+def set_by_operator(email: str, new_password: str) -> Account:
+    """Set a password at the command line and end every session; raise UnknownAccount, WeakPassword."""
+    account = accounts.find_by_email(email)
+    password_policy.require_strong(new_password, email=account.email)
+    password_hash = hashing.hash_password(new_password)
+    now = clock.now()
+    with db.transaction():
+        _write(account.id, password_hash, now)
+        sessions.end_all(account.id, reason="password_reset")
+        accounts.end_resets(account.id)
+        throttling.forget(account.email)
+        _notify(account.id, now, None, None)
+    events.record("password_set", user_id=account.id)
+    return account
+
+
+def confirm(account: Account, password: str) -> datetime:
+    """Return when this password, which must be the account's, was set.
+
+    Raise WrongCurrentPassword or TooManyAttempts: the failures count with those of signing in.
+    """
+    with hashing.slot(), throttling.attempt(account.email, user_id=account.id) as attempt:
+        row = db.row(_HASH, {"user_id": account.id})
+        if row is None or not hashing.is_correct(password, row.password_hash):
+            events.record("password_change", outcome="failure", user_id=account.id)
+            raise WrongCurrentPassword(field="current_password")
+        attempt.succeeded()
+    changed_at: datetime = row.password_changed_at
+    return changed_at
+
+
+def delete_dead_resets(before: datetime) -> int:
+    """Delete requests that expired before, and return how many."""
+    return db.run(delete(PasswordReset).where(PasswordReset.expires_at < before))
+
+
+def _write(
+    user_id: uuid.UUID, password_hash: str, now: datetime, *, seen: datetime | None = None
+) -> bool:
+    """Write the new hash; with `seen`, only if the password is still the one that was verified."""
+    statement = update(User).where(User.id == user_id)
+    if seen is not None:
+        statement = statement.where(User.password_changed_at == seen)
+    values = {"password_hash": password_hash, "password_changed_at": now, "updated_at": now}
+    return db.run(statement.values(**values)) > 0
+
+
+def _notify(
+    user_id: uuid.UUID, now: datetime, device_name: str | None, ip_address: str | None
+) -> None:
+    outbox.queue(
+        emails.password_changed(
+            user_id, changed_at=now, device_name=device_name, ip_address=ip_address
+        )
+    )
+
+
+_ASKING = (
+    select(User.id)
+    .where(User.email == bindparam("email"), User.is_active)
+    .with_for_update(key_share=True)
+)
+_ASKED = select(func.count()).where(
+    PasswordReset.user_id == bindparam("user_id"), PasswordReset.created_at > bindparam("since")
+)
+_IS_LIVE = (
+    PasswordReset.id == bindparam("reset_id"),
+    PasswordReset.ended_at.is_(None),
+    PasswordReset.expires_at > bindparam("now"),
+)
+_LIVE_RESET = (
+    select(PasswordReset.id, *ACCOUNT_COLUMNS)
+    .join_from(PasswordReset, User, User.id == PasswordReset.user_id)
+    .where(*_IS_LIVE, User.is_active)
+)
+_USE_RESET = update(PasswordReset).where(*_IS_LIVE).values(ended_at=bindparam("now"))
+_HASH = select(User.password_hash, User.password_changed_at).where(User.id == bindparam("user_id"))

@@ -1,0 +1,200 @@
+"""One table from failures to statuses; problem details (RFC 9457) under /api, a page elsewhere."""
+
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from flask import Flask, Response, current_app, render_template, request
+from flask_limiter import RateLimitExceeded
+from markupsafe import escape
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, TimeoutError
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from . import errors, events, headers, limits
+
+STATUSES: dict[type[errors.AuthsiteError], int] = {
+    errors.MalformedRequest: 400,
+    errors.ResetTokenInvalid: 400,
+    errors.UnsupportedGrantType: 400,
+    errors.InvalidCredentials: 401,
+    errors.InactiveAccount: 401,
+    errors.NotAuthenticated: 401,
+    errors.TokenExpired: 401,
+    errors.TokenInvalid: 401,
+    errors.RefreshTokenExpired: 401,
+    errors.RefreshTokenInvalid: 401,
+    errors.SessionRevoked: 401,
+    errors.WrongCurrentPassword: 403,
+    errors.Forbidden: 403,
+    errors.SessionNotFound: 404,
+    errors.UnknownAccount: 404,
+    errors.EmailTaken: 409,
+    errors.UnsupportedMediaType: 415,
+    errors.InvalidInput: 422,
+    errors.WeakPassword: 422,
+    errors.TooManyAttempts: 429,
+}
+
+CODES = {
+    400: ("malformed_request", "The request could not be read"),
+    401: ("not_authenticated", "Authentication is required"),
+    403: ("forbidden", "You are not allowed to do this"),
+    404: ("not_found", "Nothing was found at this address"),
+    405: ("method_not_allowed", "This address does not answer to this method"),
+    413: ("payload_too_large", "The request is too large"),
+    415: ("unsupported_media_type", "The content type of the request is not supported"),
+    422: ("validation_error", "Check the fields named in errors"),
+    429: ("rate_limited", "Too many attempts. Try again later."),
+    500: ("internal_error", "There is a problem with the service"),
+    503: ("service_unavailable", "The service is unavailable. Try again later."),
+}
+
+# RFC 6749 §5.2, for the one endpoint that OAuth libraries call.
+OAUTH_ENDPOINT = "api.accounts.login_oauth"
+OAUTH_ERRORS = {
+    errors.InvalidCredentials: "invalid_grant",
+    errors.InactiveAccount: "invalid_grant",
+    errors.UnsupportedGrantType: "unsupported_grant_type",
+}
+
+# A fault of the database, not of the request: gone, too slow, locked, full.
+UNAVAILABLE = (OperationalError, InterfaceError, TimeoutError)
+RETRY_AFTER_FAULT = "5"
+
+
+def init_app(app: Flask) -> None:
+    app.register_error_handler(errors.AuthsiteError, _on_authsite_error)
+    app.register_error_handler(RateLimitExceeded, _on_rate_limit)
+    app.register_error_handler(HTTPException, _on_http_error)
+    for fault in UNAVAILABLE:
+        app.register_error_handler(fault, _on_unavailable)
+    app.register_error_handler(DBAPIError, _on_database_error)
+    app.register_error_handler(Exception, _on_bug)
+
+
+def status_of(error: errors.AuthsiteError) -> int:
+    """Return the status of a failure, which stands in STATUSES."""
+    return STATUSES[type(error)]
+
+
+def answer(
+    status: int,
+    *,
+    code: str | None = None,
+    members: list[tuple[str | None, str]] | None = None,
+    detail: str | None = None,
+    oauth_error: str | None = None,
+    retry_after: int | None = None,
+) -> Response:
+    """Return the error as problem details or as a page, by the request's path."""
+    default_code, default_detail = CODES.get(status, CODES[500 if status >= 500 else 400])
+    code, detail = code or default_code, detail or default_detail
+    if headers.is_api():
+        response = _problem(status, code, detail, members or [(None, detail)], oauth_error)
+    else:
+        response = _page(status, retry_after)
+    if status == HTTPStatus.UNAUTHORIZED:
+        is_bad = code in {"token_expired", "token_invalid", "session_revoked"}
+        response.headers["WWW-Authenticate"] = (
+            'Bearer error="invalid_token"' if is_bad else "Bearer"
+        )
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(retry_after)
+    return response
+
+
+def _problem(
+    status: int,
+    code: str,
+    detail: str,
+    members: list[tuple[str | None, str]],
+    oauth_error: str | None,
+) -> Response:
+    base_url = current_app.config["PUBLIC_BASE_URL"]
+    problem: dict[str, Any] = {
+        "type": f"{base_url}/api/v1/docs#{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        # A URI reference again (RFC 9457 §3.1.5): the path came decoded.
+        "instance": quote(request.path, safe="/!$&'()*+,;=:@~"),
+        "success": False,
+        "request_id": headers.request_id(),
+        "errors": [{"code": code, "message": text, "field": field} for field, text in members],
+    }
+    if request.endpoint == OAUTH_ENDPOINT:
+        problem |= {"error": oauth_error or "invalid_request", "error_description": detail}
+    text = current_app.json.dumps(problem)
+    return Response(text, status, content_type="application/problem+json")
+
+
+def _page(status: int, retry_after: int | None) -> Response:
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return _plainest_page()
+    text = render_template("errors/error.html", status=status, retry_after=retry_after)
+    return Response(text, status)
+
+
+def _plainest_page() -> Response:
+    """Return the page for a fault of ours: no template, session or database that could fail again."""
+    site = escape(current_app.config["SITE_NAME"])
+    text = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>There is a problem with the service – {site}</title>"
+        '<link rel="stylesheet" href="/static/app.css"></head><body>'
+        f'<header><div class="wide"><a class="site-name" href="/">{site}</a></div></header>'
+        '<main id="main" class="narrow"><h1>There is a problem with the service</h1>'
+        "<p>Try again later. Nothing you entered was saved.</p>"
+        f"<p>Reference: {headers.request_id()}</p></main></body></html>"
+    )
+    return Response(text, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _on_authsite_error(error: errors.AuthsiteError) -> Response:
+    members = (
+        error.errors if isinstance(error, errors.InvalidInput) else [(error.field, error.message)]
+    )
+    return answer(
+        status_of(error),
+        code=error.code,
+        members=members,
+        detail=error.message,
+        oauth_error=OAUTH_ERRORS.get(type(error)),
+        retry_after=error.retry_after if isinstance(error, errors.TooManyAttempts) else None,
+    )
+
+
+def _on_rate_limit(_error: RateLimitExceeded) -> Response:
+    events.record("rate_limited", outcome="refused", endpoint=request.endpoint)
+    return answer(429, retry_after=limits.retry_after())
+
+
+def _on_http_error(error: HTTPException) -> Response:
+    status = error.code or 500
+    if status < 400:
+        return Response(status=status, headers=error.get_headers())  # a redirect of the router
+    response = answer(status)
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+    return response
+
+
+def _on_unavailable(error: Exception) -> Response:
+    events.record("database_unavailable", outcome="error", error=type(error).__name__)
+    return answer(503, retry_after=int(RETRY_AFTER_FAULT))
+
+
+def _on_database_error(error: DBAPIError) -> Response:
+    if error.connection_invalidated:
+        return _on_unavailable(error)
+    if isinstance(error, DataError):
+        # The last line: forms and headers are checked before they come here.
+        current_app.logger.error("The database refused a value", exc_info=error)
+        return answer(422)
+    return _on_bug(error)
+
+
+def _on_bug(error: Exception) -> Response:
+    current_app.logger.error("Unexpected failure", exc_info=error)
+    return answer(500)

@@ -1,0 +1,285 @@
+"""What goes over the wire, in JSON Schema's words: the shapes, headers and codes of CONTRACT §1."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from .models import (
+    DEVICE_TYPES,
+    MAX_DEVICE_ID,
+    MAX_DEVICE_NAME,
+    MAX_EMAIL,
+    MAX_NAME,
+    MAX_PHONE,
+)
+
+# What each `code` of a problem means to a client; `type` of the problem leads to it in the page.
+CODES = {
+    "invalid_credentials": "The e-mail address or the password is wrong. Ask for both again.",
+    "inactive_account": "The password is right, but the account has been closed.",
+    "not_authenticated": "No access token came with the request. Send Authorization: Bearer.",
+    "token_expired": "The token is too old. An access token: refresh once, store both new tokens and"
+    " repeat the request. A refresh token: sign in again.",
+    "token_invalid": "The token is not one that this service issued for this purpose. Sign in again.",
+    "session_revoked": "The session has ended: signed out, here or from another device, replaced by a"
+    " new sign-in of this device, or ended because the password changed or a used refresh token came"
+    " back. Throw both tokens away and sign in again; do not refresh.",
+    "forbidden": "You are signed in, but this is not yours; or the request did not come over https.",
+    "email_taken": "An account with this e-mail address exists already.",
+    "validation_error": "The body was read, but its members are not all right. Each entry of errors"
+    " names one in field, with words that can be shown to people.",
+    "malformed_request": "The body is not what it says it is: not JSON, a member twice, too deep, not"
+    " UTF-8; or a token or password came in the query string.",
+    "unsupported_media_type": "The Content-Type is not the one that this endpoint reads.",
+    "payload_too_large": "The body is larger than 64 KiB.",
+    "not_found": "There is no such session, or nothing at this address.",
+    "method_not_allowed": "The address exists but not for this method; the header Allow has those it"
+    " does answer to.",
+    "rate_limited": "Too many requests, or too many wrong passwords for one account. Wait for the"
+    " seconds in Retry-After.",
+    "reset_token_invalid": "The reset link has been used, has expired, has been replaced by a newer one,"
+    " or never was one. Ask for a new link.",
+    "service_unavailable": "The service cannot do its work just now; nothing was changed. Try again"
+    " after the seconds in Retry-After.",
+    "internal_error": "A fault of ours. Report request_id.",
+}
+
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIuLi4ifQ.c2lnbmF0dXJl"  # noqa: S105
+ID = {"type": "string", "format": "uuid", "examples": ["01936f2a-7c4e-7b1d-9a57-3f6b2c1d4e5f"]}
+TIME = {"type": "string", "format": "date-time", "description": "In UTC, ending in Z."}
+USER = {
+    "id": "01936f2a-7c4e-7b1d-9a57-3f6b2c1d4e5f",
+    "email": "ada@example.com",
+    "first_name": "Ada",
+    "last_name": "Lovelace",
+    "phone_number": "+44 20 7946 0958",
+    "is_active": True,
+    "is_superuser": False,
+    "created_at": "2026-11-02T09:15:00.250000Z",
+    "updated_at": "2026-11-02T09:15:00.250000Z",
+}
+SESSION = {
+    "id": "01937b61-02aa-7f0e-8c11-5f0d7e2b9a43",
+    "device_name": "Chrome on Windows",
+    "device_id": None,
+    "ip_address": "203.0.113.7",
+    "location_city": None,
+    "location_country": "United Kingdom",
+    "last_used_at": "2026-11-23T18:04:00.125000Z",
+    "created_at": "2026-11-02T09:15:00.250000Z",
+    "expires_at": "2026-11-30T18:04:00.125000Z",
+    "browser": "Chrome",
+    "os": "Windows",
+    "device_type": "desktop",
+    "is_current": True,
+}
+
+
+def text(most: int | None = None, **keywords: Any) -> dict[str, Any]:
+    return {"type": "string"} | ({"maxLength": most} if most else {}) | keywords
+
+
+def or_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def _object(description: str, properties: dict[str, Any], **keywords: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": description,
+        "required": list(properties),
+        "properties": properties,
+        **keywords,
+    }
+
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "User": _object(
+        "An account.",
+        {
+            "id": ID,
+            "email": text(MAX_EMAIL, format="email"),
+            "first_name": text(MAX_NAME),
+            "last_name": or_null(text(MAX_NAME)),
+            "phone_number": or_null(text(MAX_PHONE)),
+            "is_active": {"type": "boolean", "description": "Whether it may sign in."},
+            "is_superuser": {"type": "boolean"},
+            "created_at": TIME,
+            "updated_at": TIME,
+        },
+        examples=[USER],
+    ),
+    "Session": _object(
+        "A device on which the user is signed in. All that it tells of itself is hearsay.",
+        {
+            "id": ID,
+            "device_name": text(
+                MAX_DEVICE_NAME,
+                description="The name that the user gave, or what a person would call the device.",
+            ),
+            "device_id": or_null(
+                text(MAX_DEVICE_ID, description="What the client sent as X-Device-Id.")
+            ),
+            "ip_address": or_null(text(description="IPv4 or IPv6.")),
+            "location_city": or_null(text(description="Where the address seems to be.")),
+            "location_country": or_null(text(description="Where the address seems to be.")),
+            "last_used_at": TIME | {"description": "In UTC; exact to the minute."},
+            "created_at": TIME,
+            "expires_at": TIME
+            | {"description": "Seven days after the last refresh, at most 30 after signing in."},
+            "browser": or_null(text()),
+            "os": or_null(text()),
+            "device_type": {"type": "string", "enum": list(DEVICE_TYPES)},
+            "is_current": {
+                "type": "boolean",
+                "description": "Whether it is the session of the access token that asks.",
+            },
+        },
+        examples=[SESSION],
+    ),
+    "SessionList": _object(
+        "The live sessions of the user.",
+        {
+            "sessions": {"type": "array", "items": "Session"},
+            "total": {"type": "integer", "minimum": 0},
+        },
+        examples=[{"sessions": [SESSION], "total": 1}],
+    ),
+    "Tokens": _object(
+        "Both tokens of a session. Store them together, and replace them together.",
+        {
+            "access_token": text(description="For the Authorization header, for 15 minutes."),
+            "refresh_token": text(
+                description="For POST /api/v1/auth/refresh, once, for 7 days; 30 days after signing in"
+                " there is no more refreshing."
+            ),
+            "token_type": {"type": "string", "const": "bearer"},
+            "expires_in": {
+                "type": "integer",
+                "description": "Seconds for which the access token is good.",
+            },
+        },
+        examples=[
+            {
+                "access_token": TOKEN,
+                "refresh_token": TOKEN,
+                "token_type": "bearer",
+                "expires_in": 900,
+            }
+        ],
+    ),
+    "Message": _object(
+        "It is done.",
+        {"success": {"type": "boolean", "const": True}, "message": text()},
+        examples=[{"success": True, "message": "Logged out successfully"}],
+    ),
+    "Problem": _object(
+        "A refusal (RFC 9457).",
+        {
+            "type": text(format="uri", description="Leads to what the code means."),
+            "title": text(description="The name of the status."),
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": text(description="What went wrong, for people."),
+            "instance": text(format="uri-reference", description="The path that was asked."),
+            "success": {"type": "boolean", "const": False},
+            "request_id": text(description="What the header X-Request-Id has."),
+            "errors": {
+                "type": "array",
+                "minItems": 1,
+                "description": "One for each input at fault; only one where no input is.",
+                "items": _object(
+                    "What is wrong.",
+                    {
+                        "code": {
+                            "type": "string",
+                            "enum": list(CODES),
+                            "description": "Stable, for programs.",
+                        },
+                        "message": text(description="For people."),
+                        "field": or_null(text(description="The input at fault, if it is one.")),
+                    },
+                ),
+            },
+        },
+    ),
+    "OAuthProblem": {
+        "description": "A refusal that OAuth libraries understand as well (RFC 6749 §5.2).",
+        "allOf": [
+            "Problem",
+            _object(
+                "The members of OAuth.",
+                {
+                    "error": {
+                        "type": "string",
+                        "enum": ["invalid_request", "invalid_grant", "unsupported_grant_type"],
+                    },
+                    "error_description": text(),
+                },
+            ),
+        ],
+    },
+    "Document": {"type": "object", "description": "An OpenAPI document."},
+    "Page": {"type": "string", "description": "A page of HTML."},
+}
+
+HEADERS: dict[str, dict[str, Any]] = {
+    "X-Request-Id": {
+        "description": "Names this request in our log: the id that the client sent, else one of ours.",
+        "required": True,
+        "schema": text(pattern="^[A-Za-z0-9-]{20,200}$"),
+    },
+    "RateLimit": {
+        "description": 'What is left (r) and the seconds until more is (t): `"login";r=9;t=60`.'
+        " Absent where the request was refused before it was counted.",
+        "schema": text(),
+    },
+    "RateLimit-Policy": {
+        "description": 'The limit (q) for so many seconds (w): `"login";q=10;w=60`.',
+        "schema": text(),
+    },
+    "Retry-After": {
+        "description": "Whole seconds to wait.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "WWW-Authenticate": {
+        "description": 'Bearer; with error="invalid_token" if a token came and is not good (RFC 6750).',
+        "required": True,
+        "schema": text(pattern="^Bearer"),
+    },
+    "ETag": {"description": "Changes with the document.", "schema": text()},
+}
+HEADERS_OF_STATUS = {
+    HTTPStatus.UNAUTHORIZED: ["WWW-Authenticate"],
+    HTTPStatus.TOO_MANY_REQUESTS: ["Retry-After"],
+    HTTPStatus.SERVICE_UNAVAILABLE: ["Retry-After"],
+}
+
+PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "X-Request-Id": (
+        "header",
+        {
+            "description": "An id for this request, 20 to 200 letters, digits and hyphens. Any other is"
+            " replaced by one of ours.",
+            "schema": text(),
+            "example": "3f6b2c1d-4e5f-4a57-9b1d-7c4e01936f2a",
+        },
+    ),
+    "X-Device-Id": (
+        "header",
+        {
+            "description": "An id that the client chose for this device and keeps, of printable ASCII. A"
+            " label, not a secret. Signing in again with it ends the device's older session.",
+            "schema": text(MAX_DEVICE_ID, minLength=1, pattern="^[!-~]([ -~]*[!-~])?$"),
+            "example": "kitchen-laptop",
+        },
+    ),
+    "session_id": (
+        "path",
+        {
+            "description": "The id of one of your sessions. Text that is no id names none: 404.",
+            "schema": ID,
+            "example": SESSION["id"],
+        },
+    ),
+}

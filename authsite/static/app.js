@@ -1,0 +1,41 @@
+// Everything works without this; it only makes some things nicer.
+"use strict";
+
+for (const button of document.querySelectorAll("[data-show]")) {
+  const input = document.getElementById(button.dataset.show);
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const isShown = input.type === "text";
+    input.type = isShown ? "password" : "text";
+    button.textContent = isShown ? "Show" : "Hide";
+    button.setAttribute("aria-label", `${button.textContent} password`);
+  });
+  // A password that is sent while it is shown would be kept by the browser like any text.
+  input.form.addEventListener("submit", () => { input.type = "password"; });
+}
+
+document.querySelector(".error-summary, .flash")?.focus();
+
+for (const form of document.forms) {
+  form.addEventListener("submit", (event) => {
+    if (event.timeStamp - form.dataset.sentAt < 5000) event.preventDefault();
+    else form.dataset.sentAt = event.timeStamp;
+  });
+}
+
+for (const time of document.querySelectorAll("time")) {
+  time.title = new Date(time.dateTime).toLocaleString();
+}
+
+// The address typed at the login goes along to the reset form, in no URL and no cookie.
+const email = document.getElementById("email");
+document.querySelector("[data-takes-email]")?.addEventListener("click", () => {
+  sessionStorage.email = email.value;
+});
+if (email && location.pathname === "/forgot-password") {
+  email.value ||= sessionStorage.email ?? "";
+  sessionStorage.removeItem("email");
+}
+
+// A page from the back/forward cache may show what is no longer true, or no longer one's own.
+addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });

@@ -1,0 +1,137 @@
+"""How many wrong passwords an address has had, counted in the database and so for every process.
+
+Ten in fifteen minutes, whichever way they came; then nothing is evaluated until the window has passed or
+the password has been reset. A hundred without one right between them, and only a reset helps (NIST SP
+800-63B-4 §3.2.2). Addresses without an account are counted alike. A browser that has signed in to the
+account before gets a count of its own when that of the address is full: a stranger cannot lock the owner out.
+
+A quiet address costs no write. Once one wrong password is on its account, each further attempt takes its
+place in the count *before* it is evaluated and gives it back when it was right, so that any number of
+attempts at once cannot pass the limit together.
+"""
+
+import math
+import unicodedata
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+from sqlalchemy import and_, bindparam, case, delete, exists, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from . import clock, db, events, tokens
+from .errors import TooManyAttempts
+from .models import SignInFailures
+
+WINDOW = timedelta(minutes=15)
+MAX_RECENT = 10
+MAX_CONSECUTIVE = 100
+
+
+class Attempt:
+    """One evaluation of a password; it counts as wrong unless it is told otherwise."""
+
+    is_right = False
+
+    def succeeded(self) -> None:
+        self.is_right = True
+
+
+@contextmanager
+def attempt(
+    email: str,
+    *,
+    has_failures: bool = True,
+    known_browser: str | None = None,
+    user_id: uuid.UUID | None = None,
+) -> Iterator[Attempt]:
+    """Evaluate one password in the block, or raise TooManyAttempts before it begins.
+
+    `has_failures` is what HAS_FAILURES told of the address; not knowing costs a write. `known_browser` is
+    the device id of a browser that has signed in to this account. `user_id` is for the log.
+    """
+    now = clock.now()
+    key = _counter_with_room(email, known_browser, now, user_id) if has_failures else None
+    this = Attempt()
+    try:
+        yield this
+    finally:
+        if key is None and not this.is_right:
+            _add(key_for(email), now)
+        elif key is not None and this.is_right:
+            # Nothing else on the count: the address is quiet again. Else the run of wrong ones is over.
+            db.run(_FORGET_ONLY_ONE, {"counter": key}) or db.run(_GIVE_BACK, {"counter": key})
+
+
+def key_for(email: str, known_browser: str | None = None) -> bytes:
+    """Return the counter of an address; all spellings of it that look alike share one."""
+    address = unicodedata.normalize("NFKC", email.strip()).casefold()
+    if known_browser is None:
+        return tokens.keyed_digest("throttle", address)
+    return tokens.keyed_digest("throttle browser", f"{known_browser} {address}")
+
+
+def forget(email: str) -> None:
+    """Start the address afresh, after its password has been reset."""
+    db.run(_FORGET, {"counter": key_for(email)})
+
+
+def delete_stale(before: datetime) -> int:
+    """Delete counters whose window ended before; those near the lifelong limit stay."""
+    return db.run(_DELETE_STALE, {"before": before})
+
+
+def _counter_with_room(
+    email: str, known_browser: str | None, now: datetime, user_id: uuid.UUID | None
+) -> bytes:
+    """Put the attempt on a count that is not full and return it, or raise TooManyAttempts."""
+    key = key_for(email)
+    if _add(key, now, up_to_limit=True):
+        return key
+    if known_browser is not None:
+        key = key_for(email, known_browser)
+        if _add(key, now, up_to_limit=True):
+            return key
+    events.record("lockout", outcome="refused", user_id=user_id)
+    failures = db.row(_FAILURES, {"counter": key})
+    ends_at = failures.window_ends_at if failures else now
+    raise TooManyAttempts(math.ceil((ends_at - now).total_seconds()))
+
+
+def _add(key: bytes, now: datetime, *, up_to_limit: bool = False) -> bool:
+    """Add one wrong password; `up_to_limit` adds none where the limit has been reached. Return if it did."""
+    insert = (sqlite if db.is_sqlite() else postgresql).insert(SignInFailures)
+    is_over = SignInFailures.window_ends_at <= now
+    is_allowed = and_(
+        or_(is_over, SignInFailures.recent < MAX_RECENT),
+        SignInFailures.consecutive < MAX_CONSECUTIVE,
+    )
+    added = insert.values(key=key, recent=1, window_ends_at=now + WINDOW, consecutive=1)
+    added = added.on_conflict_do_update(
+        index_elements=[SignInFailures.key],
+        set_={
+            "recent": case((is_over, 1), else_=SignInFailures.recent + 1),
+            "window_ends_at": case((is_over, now + WINDOW), else_=SignInFailures.window_ends_at),
+            "consecutive": SignInFailures.consecutive + 1,
+        },
+        where=is_allowed if up_to_limit else None,
+    )
+    return db.row(added.returning(SignInFailures.recent)) is not None
+
+
+# Whether anything is on the count of bindparam `counter`, to be read along with the account.
+HAS_FAILURES = exists().where(SignInFailures.key == bindparam("counter"))
+
+_KEY = SignInFailures.key == bindparam("counter")
+_FAILURES = select(SignInFailures.recent, SignInFailures.window_ends_at).where(_KEY)
+# A right password ends the run of wrong ones, but leaves those of this window on the count: an owner who
+# signs in must not hand a guesser ten more guesses.
+_GIVE_BACK = (
+    update(SignInFailures).where(_KEY).values(recent=SignInFailures.recent - 1, consecutive=0)
+)
+_FORGET = delete(SignInFailures).where(_KEY)
+_FORGET_ONLY_ONE = _FORGET.where(SignInFailures.recent <= 1)
+_DELETE_STALE = delete(SignInFailures).where(
+    SignInFailures.window_ends_at < bindparam("before"), SignInFailures.consecutive < MAX_RECENT
+)

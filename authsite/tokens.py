@@ -1,0 +1,178 @@
+"""Signed things that leave the service: access and refresh tokens, and the links in mails.
+
+Each purpose has an audience and a key of its own (HKDF, RFC 5869), so none passes for another; every
+secret of SECRET_KEY_FALLBACKS still verifies. Nothing here reads the database: a token only names a row.
+"""
+
+import hashlib
+import hmac
+import secrets
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jwt
+from flask import current_app
+from itsdangerous import BadSignature, URLSafeTimedSerializer
+
+from .errors import RefreshTokenExpired, RefreshTokenInvalid, TokenExpired, TokenInvalid
+
+ISSUER = "authsite"
+ALGORITHM = "HS256"
+ACCESS_LIFETIME = timedelta(minutes=15)
+LEEWAY = timedelta(seconds=10)
+MAX_TOKEN = 4096
+
+
+class Purpose(NamedTuple):
+    """What a token is for: its audience, which is also the label of its key, and its `typ`."""
+
+    audience: str
+    typ: str
+    expired: type[TokenExpired]
+    invalid: type[TokenInvalid]
+
+
+ACCESS = Purpose("authsite:access", "at+jwt", TokenExpired, TokenInvalid)
+REFRESH = Purpose("authsite:refresh", "rt+jwt", RefreshTokenExpired, RefreshTokenInvalid)
+
+
+class Claims(NamedTuple):
+    user_id: uuid.UUID
+    session_id: uuid.UUID
+    jti: str
+
+
+def access_token(*, user_id: uuid.UUID, session_id: uuid.UUID, issued_at: datetime) -> str:
+    """Return an access token (RFC 9068 `typ`) that is good for 15 minutes while its session lives."""
+    expires_at = issued_at + ACCESS_LIFETIME
+    return _encode(ACCESS, Claims(user_id, session_id, new_jti()), issued_at, expires_at)
+
+
+def refresh_token(
+    *,
+    user_id: uuid.UUID,
+    session_id: uuid.UUID,
+    jti: str,
+    issued_at: datetime,
+    expires_at: datetime,
+) -> str:
+    """Return the refresh token that names the session's current `jti`."""
+    return _encode(REFRESH, Claims(user_id, session_id, jti), issued_at, expires_at)
+
+
+def read(token: str, purpose: Purpose, *, even_expired: bool = False) -> Claims:
+    """Return the claims of a token of this purpose; raise its TokenExpired or TokenInvalid."""
+    # The first part must be, to the letter, a header that we write: `alg`, `crit`, `jku` or `kid` of
+    # anybody else's making is never even parsed (RFC 8725 §3.1, §3.10).
+    key = _keys_by_header(purpose, _secrets()).get(token.partition(".")[0])
+    if key is None or len(token) > MAX_TOKEN:
+        raise purpose.invalid()
+    try:
+        payload = jwt.decode(
+            token,
+            key,
+            algorithms=[ALGORITHM],
+            audience=purpose.audience,
+            issuer=ISSUER,
+            leeway=LEEWAY,
+            options={
+                "require": ["iss", "sub", "sid", "jti", "iat", "exp", "aud"],
+                "verify_exp": not even_expired,
+            },
+        )
+        return Claims(uuid.UUID(payload["sub"]), uuid.UUID(payload["sid"]), _text(payload["jti"]))
+    except jwt.ExpiredSignatureError:
+        raise purpose.expired() from None
+    # Beside PyJWT's own errors: a lone surrogate cannot be encoded, an id may not be one.
+    except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+        raise purpose.invalid() from None
+
+
+def new_jti() -> str:
+    """Return a token id of 128 random bits (ASVS 7.2.3), 22 characters."""
+    return secrets.token_urlsafe(16)
+
+
+def sign(purpose: str, value: str) -> str:
+    """Return `value`, signed for one purpose and stamped with the time, safe in a URL."""
+    return _serializer(purpose, _secrets()).dumps(value)
+
+
+def unsign(purpose: str, text: str, *, max_age: timedelta) -> str | None:
+    """Return the value that was signed for this purpose at most `max_age` ago, or None."""
+    try:
+        value = _serializer(purpose, _secrets()).loads(text, max_age=int(max_age.total_seconds()))
+    except (BadSignature, ValueError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def keyed_digest(purpose: str, value: str) -> bytes:
+    """Return 32 bytes that stand for `value` and cannot be computed without the secret."""
+    key = derived_key(current_app.config["SECRET_KEY"], purpose)
+    return hmac.digest(key, value.encode(errors="surrogatepass"), "sha256")
+
+
+@lru_cache(maxsize=64)
+def derived_key(secret: str, purpose: str) -> bytes:
+    """Return the 32-byte key of one purpose (HKDF-SHA256, RFC 5869, one block, no salt)."""
+    extracted = hmac.digest(bytes(hashlib.sha256().digest_size), secret.encode(), "sha256")
+    return hmac.digest(extracted, f"authsite {purpose}".encode() + b"\x01", "sha256")
+
+
+def _encode(purpose: Purpose, claims: Claims, issued_at: datetime, expires_at: datetime) -> str:
+    secret: str = current_app.config["SECRET_KEY"]
+    return jwt.encode(
+        {
+            "iss": ISSUER,
+            "aud": purpose.audience,
+            "sub": str(claims.user_id),
+            "sid": str(claims.session_id),
+            "jti": claims.jti,
+            "iat": int(issued_at.timestamp()),
+            "exp": int(expires_at.timestamp()),
+        },
+        derived_key(secret, purpose.audience),
+        algorithm=ALGORITHM,
+        headers=_header(purpose, secret),
+    )
+
+
+def _header(purpose: Purpose, secret: str) -> dict[str, Any]:
+    return {"typ": purpose.typ, "kid": hashlib.sha256(derived_key(secret, "kid")).hexdigest()[:16]}
+
+
+@lru_cache(maxsize=16)
+def _keys_by_header(purpose: Purpose, all_secrets: tuple[str, ...]) -> Mapping[str, bytes]:
+    """Return each secret's key under the encoded header of the tokens that it signs."""
+    keys = {}
+    for secret in all_secrets:
+        key = derived_key(secret, purpose.audience)
+        sample = jwt.encode({}, key, algorithm=ALGORITHM, headers=_header(purpose, secret))
+        keys[sample.partition(".")[0]] = key
+    return keys
+
+
+@lru_cache(maxsize=16)
+def _serializer(purpose: str, all_secrets: tuple[str, ...]) -> URLSafeTimedSerializer:
+    # The newest key comes last: it signs, all verify.
+    keys = [derived_key(secret, purpose) for secret in reversed(all_secrets)]
+    return URLSafeTimedSerializer(
+        keys,
+        salt=purpose,
+        signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
+    )
+
+
+def _secrets() -> tuple[str, ...]:
+    config = current_app.config
+    return (config["SECRET_KEY"], *config["SECRET_KEY_FALLBACKS"])
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a jti is text")
+    return value

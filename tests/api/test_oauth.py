@@ -1,0 +1,64 @@
+"""OAuth's password grant, as an OAuth library of a client sees it, against the real server."""
+
+import pytest
+from oauthlib.oauth2 import (
+    InvalidGrantError,
+    LegacyApplicationClient,
+    OAuth2Error,
+    UnsupportedGrantTypeError,
+)
+from requests_oauthlib import OAuth2Session
+
+from tests.api.conftest import EMAIL, V1
+from tests.factories import NEW_PASSWORD, PASSWORD
+
+
+@pytest.fixture
+def session(monkeypatch):
+    # oauthlib insists on https, which loopback does not need.
+    monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
+    with OAuth2Session(client=LegacyApplicationClient(client_id="any")) as session:
+        yield session
+
+
+def fetch(session, site, **more):
+    details = {"username": EMAIL, "password": PASSWORD} | more
+    return session.fetch_token(f"{site.url}{V1}/auth/login/oauth", **details)
+
+
+def test_an_oauth_client_fetches_a_token_that_opens_the_api(session, site):
+    """AP-18"""
+    token = fetch(session, site)
+    assert token["token_type"] == "bearer"
+    assert token["expires_in"] == 900
+    answer = session.get(f"{site.url}{V1}/auth/me")
+    assert (answer.status_code, answer.json()["email"]) == (200, EMAIL)
+
+
+def test_an_oauth_client_may_send_its_own_id_and_secret_and_a_scope(session, site):
+    """AP-18"""
+    more = {"include_client_id": True, "client_secret": "any", "scope": ["everything"]}
+    assert fetch(session, site, **more)["access_token"]
+
+
+@pytest.mark.parametrize("wrong", [{"password": NEW_PASSWORD}, {"username": "nobody@example.com"}])
+def test_an_oauth_client_is_told_that_its_grant_is_invalid(session, site, wrong):
+    """AP-18, LT-01"""
+    with pytest.raises(InvalidGrantError, match="Invalid email or password"):
+        fetch(session, site, **wrong)
+    assert not session.authorized
+
+
+def test_an_oauth_client_is_told_that_its_grant_type_is_unsupported(session, site):
+    """AP-18"""
+    session._client.grant_type = "client_credentials"
+    with pytest.raises(UnsupportedGrantTypeError):
+        fetch(session, site)
+    assert not session.authorized
+
+
+def test_an_oauth_client_is_told_that_its_request_is_invalid(session, site):
+    with pytest.raises(OAuth2Error) as refusal:
+        fetch(session, site, username="x" * 300)
+    assert refusal.value.error == "invalid_request"
+    assert not session.authorized

@@ -1,0 +1,753 @@
+"""The document and its page: what they say is what the API does."""
+
+import copy
+import inspect
+import json
+import re
+import shlex
+import string
+import uuid
+from datetime import timedelta
+from html.parser import HTMLParser
+from urllib.parse import urlsplit
+
+import pytest
+import time_machine
+from openapi_schema_validator import OAS31Validator, oas31_format_checker
+from openapi_spec_validator import validate
+from werkzeug.test import TestResponse
+
+from authsite import accounts, clock, create_app, db, errors, openapi, problems
+from authsite.extensions import limiter
+from tests import services
+from tests.api.conftest import (
+    EMAIL,
+    OTHER_EMAIL,
+    V1,
+    bearer,
+    log_in,
+    register,
+    reset_token_from_outbox,
+    session_id,
+)
+from tests.factories import PASSWORD
+
+OPERATION_IDS = {
+    ("POST", "/auth/register"): "register",
+    ("POST", "/auth/login"): "login",
+    ("POST", "/auth/login/oauth"): "login_oauth",
+    ("POST", "/auth/refresh"): "refresh_token",
+    ("GET", "/auth/me"): "get_current_user_info",
+    ("GET", "/users/me"): "get_user",
+    ("PATCH", "/users/me"): "update_user",
+    ("PATCH", "/users/me/password"): "change_password",
+    ("POST", "/auth/password-reset/request"): "request_password_reset",
+    ("POST", "/auth/password-reset/confirm"): "confirm_password_reset",
+    ("POST", "/auth/logout"): "logout",
+    ("POST", "/auth/logout-all"): "logout_all",
+    ("GET", "/sessions/me"): "list_my_sessions",
+    ("PATCH", "/sessions/{session_id}"): "rename_session",
+    ("DELETE", "/sessions/{session_id}"): "revoke_session",
+    ("DELETE", "/sessions/me/others"): "revoke_other_sessions",
+    ("DELETE", "/sessions/me/expired"): "cleanup_expired_sessions",
+    ("GET", "/openapi.json"): "openapi_document",
+    ("GET", "/docs"): "docs",
+}
+CODES = {
+    *("invalid_credentials", "inactive_account", "not_authenticated", "token_expired"),
+    *("token_invalid", "session_revoked", "forbidden", "email_taken", "validation_error"),
+    *("malformed_request", "unsupported_media_type", "payload_too_large", "not_found"),
+    *("method_not_allowed", "rate_limited", "reset_token_invalid", "service_unavailable"),
+    "internal_error",
+}
+UNKNOWN_ID = "01a214d0-0a14-7a82-b9ec-9e64ba990d5e"
+
+
+class Document:
+    """The document as a client gets it, and what it says of an operation."""
+
+    def __init__(self, client):
+        self.root = client.get(f"{V1}/openapi.json").get_json()
+
+    def __getitem__(self, operation_id):
+        return self.operations()[operation_id][2]
+
+    def operations(self):
+        """Return (method, path, operation) by operation id."""
+        return {
+            operation["operationId"]: (method.upper(), path, operation)
+            for path, methods in self.root["paths"].items()
+            for method, operation in methods.items()
+        }
+
+    def resolve(self, node):
+        while "$ref" in node:
+            found = self.root
+            for step in node["$ref"].removeprefix("#/").split("/"):
+                found = found[step]
+            node = found
+        return node
+
+    def check(self, instance, schema, *, strictly=False):
+        """Hold an instance to a schema; strictly, no member may be there that is not documented."""
+        components = copy.deepcopy(self.root["components"])
+        if strictly:
+            for name in ("User", "Session", "SessionList", "Tokens", "Message"):
+                components["schemas"][name]["additionalProperties"] = False
+        OAS31Validator(
+            {"components": components, **schema}, format_checker=oas31_format_checker
+        ).validate(instance)
+
+    def check_answer(self, operation_id: str, answer: TestResponse):
+        """Hold an answer to what is documented of its status: type, headers and shape."""
+        responses = self[operation_id]["responses"]
+        assert str(answer.status_code) in responses, (operation_id, answer.status_code, answer.text)
+        documented = self.resolve(responses[str(answer.status_code)])
+        for name, header in documented["headers"].items():
+            header = self.resolve(header)  # noqa: PLW2901
+            if header.get("required") or name in answer.headers:
+                value = answer.headers[name]
+                is_number = header["schema"]["type"] == "integer"
+                self.check(int(value) if is_number else value, header["schema"])
+        special = {"RateLimit", "RateLimit-Policy", "Retry-After", "ETag", "WWW-Authenticate"}
+        assert special & set(answer.headers.keys()) <= documented["headers"].keys()
+        content = documented.get("content", {})
+        if not content:
+            assert not answer.data
+            return {}
+        assert answer.mimetype in content
+        found = answer.text if answer.mimetype == "text/html" else json.loads(answer.data)
+        self.check(found, content[answer.mimetype]["schema"], strictly=answer.status_code < 400)
+        return content[answer.mimetype]
+
+
+class Page(HTMLParser):
+    """What stands on a page: headings, ids, links, resources, commands, and what the CSP forbids."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.ids, self.links, self.resources, self.headings = [], [], [], []
+        self.inline, self.landmarks, self.commands, self.text = [], [], [], ""
+        self.open = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.open.append(tag)
+        self.ids += [given["id"]] if "id" in given else []
+        self.inline += [name for name in given if name == "style" or name.startswith("on")]
+        self.inline += [tag] if tag == "style" or (tag == "script" and "src" not in given) else []
+        self.resources += [given[name] for name in ("src", "srcset", "action") if name in given]
+        if tag == "link":
+            self.resources.append(given["href"])
+        if tag == "a":
+            self.links.append(given["href"])
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag in {"header", "nav", "main", "footer"}:
+            self.landmarks.append(tag)
+        if tag == "pre":
+            self.commands.append("")
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        self.text += data
+        if "pre" in self.open:
+            self.commands[-1] += data
+
+
+def make_bare(**environ):
+    """Make an application that needs no table, for what is the same on every database."""
+    app = create_app({"DATABASE_URL": "sqlite://", "SECRET_KEY": services.SECRET_KEY, **environ})
+    limiter.reset()
+    return app
+
+
+@pytest.fixture(scope="module")
+def bare_client():
+    return make_bare().test_client()
+
+
+@pytest.fixture
+def open_app(sqlite_url):
+    """Without limits, and on one database: what an input may be is decided before any is asked."""
+    app = make_bare(DATABASE_URL=sqlite_url, RATELIMIT_ENABLED="0")
+    app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
+    yield app
+    with app.app_context():
+        db.engine().dispose()
+
+
+@pytest.fixture(scope="module")
+def document(bare_client):
+    return Document(bare_client)
+
+
+@pytest.fixture(scope="module")
+def page(bare_client):
+    return Page(bare_client.get(f"{V1}/docs").text)
+
+
+def test_document_is_valid_openapi(document):
+    assert document.root["openapi"].startswith("3.1.")
+    validate(document.root)
+
+
+def test_every_route_of_the_api_stands_in_the_document_and_nothing_else_does(bare_client, document):
+    """AP-20"""
+    rules = [
+        rule
+        for rule in bare_client.application.url_map.iter_rules()
+        if rule.rule.startswith("/api/")
+    ]
+    routes = {
+        (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in rules
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+    assert routes == {(method, path) for method, path, _ in document.operations().values()}
+    assert {rule.endpoint for rule in rules} == set(openapi.OPERATIONS)
+
+
+def test_operation_ids_are_the_names_that_generated_clients_call(document):
+    documented = {
+        (method, path.removeprefix(V1)): operation_id
+        for operation_id, (method, path, _) in document.operations().items()
+    }
+    assert documented == OPERATION_IDS
+
+
+def test_codes_are_those_of_the_contract_and_every_failure_has_one_of_them(document):
+    problem = document.root["components"]["schemas"]["Problem"]
+    error = problem["properties"]["errors"]["items"]
+    assert set(error["properties"]["code"]["enum"]) == CODES
+    of_failures = {
+        each.code
+        for _, each in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(each, errors.AuthsiteError)
+    }
+    assert of_failures | {code for code, _ in problems.CODES.values()} == CODES
+
+
+def test_every_example_fits_its_schema(document):
+    checked = 0
+    for _, _, operation in document.operations().values():
+        body = operation.get("requestBody", {"content": {}})
+        answers = [document.resolve(each) for each in operation["responses"].values()]
+        for content in [body, *answers]:
+            for media in content.get("content", {}).values():
+                examples = [
+                    document.resolve(each)["value"] for each in media.get("examples", {}).values()
+                ]
+                for example in [*examples, *([media["example"]] if "example" in media else [])]:
+                    document.check(example, media["schema"])
+                    checked += 1
+    assert checked > 150
+
+
+def test_every_refusal_is_documented_under_its_own_status_with_a_code_and_words(document):
+    for operation_id, (_, _, operation) in document.operations().items():
+        for status, response in operation["responses"].items():
+            if status >= "400":
+                media = document.resolve(response)["content"]["application/problem+json"]
+                for example in media["examples"].values():
+                    shown = document.resolve(example)["value"]
+                    assert str(shown["status"]) == status, operation_id
+                    assert shown["type"].endswith(f"#{shown['errors'][0]['code']}")
+
+
+def test_operations_demand_a_token_exactly_where_the_document_says_so(bare_client, document):
+    for operation_id, (method, path, operation) in document.operations().items():
+        answer = bare_client.open(
+            path.replace("{session_id}", UNKNOWN_ID), method=method, data="no JSON"
+        )
+        demands = answer.headers.get("WWW-Authenticate") == "Bearer"
+        assert demands == bool(operation["security"]), operation_id
+
+
+def test_addresses_in_the_document_are_those_of_public_base_url_whatever_host_was_asked():
+    """RS-05"""
+    app = make_bare(PUBLIC_BASE_URL="https://accounts.example.com", SITE_NAME="Example")
+    answer = app.test_client().get(
+        f"{V1}/openapi.json", headers={"Host": "evil.example", "X-Forwarded-Host": "evil.example"}
+    )
+    assert "evil" not in answer.text
+    root = answer.get_json()
+    assert root["servers"] == [{"url": "https://accounts.example.com"}]
+    assert root["info"]["title"] == "Example API"
+
+
+def test_password_length_in_the_document_is_the_setting():
+    app = make_bare(PASSWORD_MIN_LENGTH="15")
+    body = Document(app.test_client())["register"]["requestBody"]["content"]["application/json"]
+    password = body["schema"]["properties"]["password"]
+    assert (password["minLength"], password["maxLength"]) == (15, 128)
+
+
+def test_document_may_be_cached_and_is_not_sent_again_to_who_has_it(bare_client):
+    answer = bare_client.get(f"{V1}/openapi.json")
+    assert answer.mimetype == "application/json"
+    assert answer.headers["Cache-Control"] == "public, max-age=300"
+    again = bare_client.get(f"{V1}/openapi.json", headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    assert again.headers["Cache-Control"] == "public, max-age=300"
+
+
+def test_page_is_html_and_is_not_cached(bare_client):
+    answer = bare_client.get(f"{V1}/docs")
+    assert (answer.status_code, answer.content_type) == (200, "text/html; charset=utf-8")
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_page_is_the_same_for_everybody_and_reads_no_cookie(bare_client):
+    """SE-22"""
+    bare_client.set_cookie("authsite", "eyJhIjoxfQ.aSRz4A.c2lnbmF0dXJl")
+    answer = bare_client.get(f"{V1}/docs")
+    bare_client.delete_cookie("authsite")
+    assert answer.data == bare_client.get(f"{V1}/docs").data
+    assert "Set-Cookie" not in answer.headers
+    assert "Cookie" not in answer.headers["Vary"]
+
+
+# What one may copy from the page, and what comes back.
+
+
+def variables(client):
+    """Return what a reader of the page has at hand: the two tokens, another device, a reset link."""
+    register(client)
+    other = log_in(client)
+    held = log_in(client)
+    client.post(f"{V1}/auth/password-reset/request", json={"email": EMAIL})
+    return {
+        "ACCESS_TOKEN": held["access_token"],
+        "REFRESH_TOKEN": held["refresh_token"],
+        "SESSION_ID": session_id(other),
+        "RESET_TOKEN": reset_token_from_outbox(client.application),
+    }
+
+
+def run(client, command, shell):
+    """Send what a curl command would send."""
+    command = string.Template(command.replace("\\\n", " ")).substitute(shell)
+    words = shlex.split(command)
+    assert words.pop(0) == "curl"
+    method, headers, fields, body, address = "GET", {}, {}, None, None
+    while words:
+        match words.pop(0):
+            case "-X":
+                method = words.pop(0)
+            case "-H":
+                name, _, value = words.pop(0).partition(": ")
+                headers[name] = value
+            case "-d":
+                body = words.pop(0)
+            case "--data-urlencode":
+                name, _, value = words.pop(0).partition("=")
+                fields[name] = value
+            case word:
+                address = urlsplit(word)
+    return client.open(address.path, method=method, headers=headers, data=fields or body)
+
+
+@pytest.mark.parametrize("operation_id", OPERATION_IDS.values())
+def test_each_command_on_the_page_is_answered_as_documented(client, document, page, operation_id):
+    """AP-20, AP-19: no member is answered that is not documented."""
+    shell = dict.fromkeys(("ACCESS_TOKEN", "REFRESH_TOKEN", "SESSION_ID", "RESET_TOKEN"), "")
+    if operation_id != "register":
+        shell = variables(client)
+    method, path, operation = document.operations()[operation_id]
+    path = path.replace("{session_id}", "$SESSION_ID")
+    (command,) = (
+        each
+        for each in page.commands
+        if re.match(rf'curl (-X {method} )?"?http\S+{re.escape(path)}"?(\s|$)', each)
+        and (method == "GET") == ("-X" not in each)
+    )
+    answer = run(client, command, shell)
+    assert answer.status_code < 300, answer.text
+    media = document.check_answer(operation_id, answer)
+    if "message" in media.get("example", {}):
+        without_figures = re.sub(r"\d+", "N", media["example"]["message"])
+        named = without_figures.replace("Chrome on Windows", "Werkzeug")
+        assert re.sub(r"\d+", "N", answer.get_json()["message"]) == named
+    if limit := re.search(r"At most (\d+) requests a minute", operation["description"]):
+        assert f";q={limit[1]};w=60" in answer.headers["RateLimit-Policy"]
+    else:
+        assert "RateLimit" not in answer.headers
+
+
+# Refusals, each brought about for real. A case is (operation, status, code, what brings it about).
+
+
+def call(client, document, operation_id, held=None, *, session=UNKNOWN_ID, **how):
+    method, path, operation = document.operations()[operation_id]
+    headers = (bearer(held) if held else {}) | how.pop("headers", {})
+    if "requestBody" in operation and not {"json", "data"} & how.keys():
+        ((media_type, content),) = operation["requestBody"]["content"].items()
+        how["json" if media_type == "application/json" else "data"] = content["example"]
+    return client.open(path.replace("{session_id}", session), method=method, headers=headers, **how)
+
+
+def deactivated(client, document):
+    register(client)
+    with client.application.app_context():
+        accounts.deactivate(EMAIL)
+
+
+def signed_in(client, email=EMAIL):
+    register(client, email)
+    return log_in(client, email)
+
+
+def with_account(operation_id, **how):
+    def refused(client, document):
+        register(client)
+        return call(client, document, operation_id, **how)
+
+    return refused
+
+
+def with_token(operation_id, **how):
+    def refused(client, document):
+        return call(client, document, operation_id, signed_in(client), **how)
+
+    return refused
+
+
+def with_a_strangers_session(operation_id):
+    def refused(client, document):
+        theirs = session_id(signed_in(client, OTHER_EMAIL))
+        return call(client, document, operation_id, signed_in(client), session=theirs)
+
+    return refused
+
+
+def after(span, operation_id, member=None):
+    """Sign in and call later, with the refresh token in a member of the body or the access token."""
+
+    def refused(client, document):
+        with time_machine.travel(clock.now(), tick=False) as traveller:
+            held = signed_in(client)
+            traveller.shift(span)
+            how = {"json": {member: held["refresh_token"]}} if member else {"held": held}
+            return call(client, document, operation_id, **how)
+
+    return refused
+
+
+def with_an_ended_session(operation_id, member=None):
+    def refused(client, document):
+        held = signed_in(client)
+        client.post(f"{V1}/auth/logout-all", headers=bearer(held))
+        how = {"json": {member: held["refresh_token"]}} if member else {"held": held}
+        return call(client, document, operation_id, **how)
+
+    return refused
+
+
+def too_often(operation_id):
+    def refused(client, document):
+        answers = [call(client, document, operation_id) for _ in range(11)]
+        return answers[-1]
+
+    return refused
+
+
+def inactive(operation_id):
+    def refused(client, document):
+        deactivated(client, document)
+        return call(client, document, operation_id)
+
+    return refused
+
+
+def logout_of_a_stranger(client, document):
+    theirs = signed_in(client, OTHER_EMAIL)
+    body = {"refresh_token": theirs["refresh_token"]}
+    return call(client, document, "logout", signed_in(client), json=body)
+
+
+def plainly(operation_id, **how):
+    return lambda client, document: call(client, document, operation_id, **how)
+
+
+JSON = {"Content-Type": "application/json"}
+WRONG = {"email": EMAIL, "password": "something else entirely"}
+REFUSALS = [
+    ("register", 400, "malformed_request", plainly("register", data="{", headers=JSON)),
+    ("register", 409, "email_taken", with_account("register")),
+    ("register", 413, "payload_too_large", plainly("register", data="x" * 65537, headers=JSON)),
+    ("register", 415, "unsupported_media_type", plainly("register", data="{}")),
+    ("register", 422, "validation_error", plainly("register", json={})),
+    ("register", 429, "rate_limited", too_often("register")),
+    ("login", 401, "invalid_credentials", with_account("login", json=WRONG)),
+    ("login", 401, "inactive_account", inactive("login")),
+    ("login", 422, "validation_error", with_account("login", headers={"X-Device-Id": "\x7f"})),
+    ("login", 429, "rate_limited", too_often("login")),
+    ("login_oauth", 400, "validation_error", plainly("login_oauth", data={"grant_type": "code"})),
+    ("login_oauth", 401, "invalid_credentials", plainly("login_oauth")),
+    ("login_oauth", 401, "inactive_account", inactive("login_oauth")),
+    ("login_oauth", 415, "unsupported_media_type", plainly("login_oauth", json={})),
+    ("login_oauth", 422, "validation_error", plainly("login_oauth", data={"scope": "x"})),
+    ("login_oauth", 429, "rate_limited", too_often("login_oauth")),
+    ("refresh_token", 401, "token_invalid", plainly("refresh_token")),
+    (
+        *("refresh_token", 401, "token_expired"),
+        after(timedelta(days=8), "refresh_token", "refresh_token"),
+    ),
+    (
+        *("refresh_token", 401, "session_revoked"),
+        with_an_ended_session("refresh_token", "refresh_token"),
+    ),
+    ("get_user", 401, "not_authenticated", plainly("get_user")),
+    ("get_user", 401, "token_expired", after(timedelta(minutes=16), "get_user")),
+    ("get_user", 401, "token_invalid", plainly("get_user", held={"access_token": "x"})),
+    ("get_user", 401, "session_revoked", with_an_ended_session("get_user")),
+    (
+        *("get_user", 400, "malformed_request"),
+        with_token("get_user", query_string={"access_token": "x"}),
+    ),
+    ("update_user", 422, "validation_error", with_token("update_user", json={"first_name": ""})),
+    (
+        *("change_password", 403, "invalid_credentials"),
+        with_token(
+            "change_password",
+            json={"current_password": "not at all this", "new_password": "four quite other words"},
+        ),
+    ),
+    (
+        *("change_password", 422, "validation_error"),
+        with_token(
+            "change_password", json={"current_password": PASSWORD, "new_password": "password"}
+        ),
+    ),
+    ("confirm_password_reset", 400, "reset_token_invalid", plainly("confirm_password_reset")),
+    ("logout", 403, "forbidden", logout_of_a_stranger),
+    ("rename_session", 403, "forbidden", with_a_strangers_session("rename_session")),
+    ("rename_session", 404, "not_found", with_token("rename_session")),
+    ("rename_session", 422, "validation_error", with_token("rename_session", json={})),
+    ("revoke_session", 403, "forbidden", with_a_strangers_session("revoke_session")),
+    ("revoke_session", 404, "not_found", with_token("revoke_session")),
+    ("revoke_session", 404, "not_found", with_token("revoke_session", session="no-id")),
+]
+
+
+@pytest.mark.parametrize(
+    ("operation_id", "status", "code", "refused"),
+    REFUSALS,
+    ids=["-".join(map(str, refusal[:3])) for refusal in REFUSALS],
+)
+def test_each_refusal_is_documented_with_its_code_and_words(
+    client, document, operation_id, status, code, refused
+):
+    """AP-20, AP-04"""
+    answer = refused(client, document)
+    assert answer.status_code == status, answer.text
+    found = answer.get_json()
+    assert {error["code"] for error in found["errors"]} == {code}
+    media = document.check_answer(operation_id, answer)
+    documented = [document.resolve(each)["value"] for each in media["examples"].values()]
+    assert code in {each["errors"][0]["code"] for each in documented}
+    if code not in {"validation_error", "malformed_request", "unsupported_media_type"}:
+        assert found["detail"] in {each["detail"] for each in documented}
+
+
+def test_a_database_that_is_gone_is_answered_as_documented(document):
+    """FA-01"""
+    url = f"postgresql://nobody@127.0.0.1:{services.free_port()}/gone"
+    app = make_bare(DATABASE_URL=url)
+    answer = call(app.test_client(), document, "request_password_reset")
+    assert answer.status_code == 503
+    document.check_answer("request_password_reset", answer)
+
+
+def test_plain_http_in_production_is_refused_as_documented(document):
+    app = make_bare(
+        APP_ENV="production",
+        DATABASE_URL="postgresql://nobody@127.0.0.1/none",
+        PUBLIC_BASE_URL="https://accounts.example.com",
+        MAIL_SERVER="127.0.0.1",
+    )
+    answer = app.test_client().get(f"{V1}/docs", base_url="http://accounts.example.com")
+    assert answer.status_code == 403
+    assert answer.get_json()["detail"] == "Use https"
+    document.check_answer("docs", answer)
+
+
+@pytest.mark.parametrize("path", ["/sessions/me", "/docs", "/nothing/here"])
+def test_an_unknown_address_or_method_answers_with_a_problem_as_documented(
+    bare_client, document, path
+):
+    """AP-03"""
+    answer = bare_client.put(f"{V1}{path}")
+    document.check(answer.get_json(), {"$ref": "#/components/schemas/Problem"})
+    assert (answer.status_code == 405) == ("Allow" in answer.headers)
+
+
+@pytest.mark.parametrize(
+    "path", ["/sessions/%F2%83%8F%A0 z", "/%00", "/a%0Ab", "/%C3%A9%22<>", "/%25"]
+)
+def test_instance_of_a_problem_is_a_uri_reference_whatever_the_path(bare_client, document, path):
+    """AP-04"""
+    found = bare_client.get(f"{V1}{path}").get_json()
+    document.check(found, {"$ref": "#/components/schemas/Problem"})
+    assert re.fullmatch(r"(%[0-9A-F]{2}|[A-Za-z0-9/._~!$&'()*+,;=:@-])+", found["instance"])
+
+
+# What the document says of an input is what the form says of it.
+
+WITH_BODY = [
+    each.rpartition(".")[2] for each, operation in openapi.OPERATIONS.items() if operation.form
+]
+
+
+def submit(app, document, operation_id, members):
+    """Call an operation and return which members it names as wrong."""
+    client = app.test_client()
+    _, _, operation = document.operations()[operation_id]
+    how = {"data" if operation_id == "login_oauth" else "json": members}
+    session = None
+    if operation["security"]:
+        # Somebody new each time: an accepted body may change a password or end a session.
+        email = f"{uuid.uuid4()}@example.com"
+        register(client, email)
+        session = log_in(client, email)
+    named = session_id(session) if session else UNKNOWN_ID
+    answer = call(client, document, operation_id, session, session=named, **how)
+    if answer.status_code != 422:
+        return set()
+    return {error["field"] for error in answer.get_json()["errors"]}
+
+
+def body_of(document, operation_id):
+    (content,) = document[operation_id]["requestBody"]["content"].values()
+    return content["schema"], content["example"]
+
+
+@pytest.mark.parametrize("operation_id", WITH_BODY)
+def test_members_that_the_document_requires_are_those_that_may_not_lack(
+    open_app, document, operation_id
+):
+    schema, example = body_of(document, operation_id)
+    for name in schema["properties"]:
+        without = {key: value for key, value in example.items() if key != name}
+        is_named = name in submit(open_app, document, operation_id, without)
+        assert is_named == (name in schema.get("required", [])), name
+
+
+@pytest.mark.parametrize("operation_id", [each for each in WITH_BODY if each != "login_oauth"])
+def test_members_that_the_document_lets_be_null_are_those_that_may_be(
+    open_app, document, operation_id
+):
+    schema, example = body_of(document, operation_id)
+    for name, member in schema["properties"].items():
+        is_named = name in submit(open_app, document, operation_id, example | {name: None})
+        assert is_named == ("null" not in member["type"]), name
+
+
+@pytest.mark.parametrize("operation_id", WITH_BODY)
+def test_lengths_in_the_document_are_those_that_are_held_to(open_app, document, operation_id):
+    schema, example = body_of(document, operation_id)
+    for name, member in schema["properties"].items():
+        if "format" in member or "pattern" in member or "enum" in member:
+            continue
+        most, least = member.get("maxLength"), member.get("minLength")
+        lengths = {most: False, most + 1: True} if most else {}
+        lengths |= {least: False, least - 1: True} if least else {}
+        for length, is_refused in lengths.items():
+            text = ("q7 w8e9r" * (length // 8 + 1))[:length]
+            refused = name in submit(open_app, document, operation_id, example | {name: text})
+            assert refused == is_refused, (name, length)
+
+
+@pytest.mark.parametrize("text", ["+44 20 7946 0958", "", "12", "1" * 32, "1" * 33, "call me", "+"])
+def test_phone_numbers_that_fit_the_documents_pattern_are_those_that_are_taken(
+    open_app, document, text
+):
+    schema, example = body_of(document, "register")
+    member = schema["properties"]["phone_number"]
+    fits = len(text) <= member["maxLength"] and bool(re.search(member["pattern"], text))
+    refused = "phone_number" in submit(
+        open_app, document, "register", example | {"phone_number": text}
+    )
+    assert refused != fits
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "kitchen laptop", "x" * 255, "x" * 256, " a", "a ", "\x7f", "é", "~!"]
+)
+def test_device_ids_that_fit_the_documents_pattern_are_those_that_are_taken(
+    open_app, document, text
+):
+    client = open_app.test_client()
+    register(client)
+    schema = document.root["components"]["parameters"]["X-Device-Id"]["schema"]
+    fits = len(text) <= schema["maxLength"] and bool(re.search(schema["pattern"], text))
+    answer = call(client, document, "login", headers={"X-Device-Id": text})
+    assert answer.status_code == (200 if fits else 422)
+
+
+# The page.
+
+
+def test_page_shows_every_operation_with_its_address_its_inputs_and_a_command(document, page):
+    for operation_id, (method, path, operation) in document.operations().items():
+        assert operation_id in page.ids
+        assert f"{method} {path}" in " ".join(page.text.split())
+        for content in operation.get("requestBody", {"content": {}})["content"].values():
+            for name, member in content["schema"]["properties"].items():
+                assert name in page.text
+                assert member["description"] in page.text
+    commands = [each for each in page.commands if each.startswith("curl")]
+    assert len(commands) == len(document.operations())
+
+
+def test_every_problem_leads_to_a_place_on_the_page(page):
+    """The `type` of a problem is the page's address and its code."""
+    assert set(page.ids) >= CODES
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_every_link_within_the_page_leads_somewhere(page):
+    within = [link.removeprefix("#") for link in page.links if link.startswith("#")]
+    assert len(within) > 50
+    assert set(within) <= set(page.ids)
+
+
+def test_page_loads_nothing_from_elsewhere_and_holds_nothing_that_the_csp_forbids(
+    bare_client, page
+):
+    """PG-09"""
+    assert page.inline == []
+    assert page.resources
+    for address in page.resources:
+        assert address.startswith("/static/")
+        with bare_client.get(address) as answer:
+            assert answer.status_code == 200
+            if answer.mimetype == "text/css":
+                assert not re.search(r"url\(|@import", answer.text)
+
+
+def test_page_has_one_main_heading_and_skips_none_below_it(page):
+    assert page.headings[0] == 1
+    assert page.headings.count(1) == 1
+    for above, below in zip(page.headings, page.headings[1:], strict=False):
+        assert below <= above + 1
+    assert page.landmarks == ["header", "main", "nav", "footer"]
+
+
+def test_name_of_the_site_is_shown_as_text():
+    """PG-14"""
+    app = make_bare(SITE_NAME="<img src=x onerror=alert(1)>")
+    html = app.test_client().get(f"{V1}/docs").text
+    assert "<img" not in html
+    assert "&lt;img" in html
+
+
+@pytest.mark.parametrize(("seconds", "words"), [("30", "For 30 seconds"), ("0", "never answers")])
+def test_page_tells_how_long_a_used_refresh_token_is_answered(seconds, words):
+    app = make_bare(REFRESH_GRACE_SECONDS=seconds)
+    assert words in app.test_client().get(f"{V1}/docs").text

@@ -1,0 +1,180 @@
+"""What every test stands on: both databases, the real limiter, outbox, templates, cookies and CSRF.
+
+Replaced are two things only: the clock (time-machine, where a test moves it) and the cost of a password
+hash. A test that asks for `app` runs twice, on SQLite and on PostgreSQL.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from argon2 import PasswordHasher
+from flask import Flask
+from flask.testing import FlaskClient
+from flask_migrate import upgrade
+from sqlalchemy import event
+
+from authsite import create_app, db, hashing
+from authsite.extensions import limiter
+from tests import services
+
+MakeApp = Callable[..., Flask]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_hashes() -> Iterator[None]:
+    dear, hashing.HASHER = (
+        hashing.HASHER,
+        PasswordHasher(time_cost=1, memory_cost=8, parallelism=1),
+    )
+    yield
+    hashing.HASHER = dear
+
+
+@pytest.fixture(scope="session")
+def postgresql_server_url() -> Iterator[str]:
+    """A server on which a test may create databases of its own."""
+    with services.shared_postgresql() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(postgresql_server_url: str) -> Iterator[str]:
+    """A PostgreSQL database that has been migrated; each test finds it empty."""
+    with services.new_database(postgresql_server_url) as url:
+        _migrate(url)
+        yield url
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    with services.shared_valkey() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "authsite.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+def _migrate(url: str) -> None:
+    app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
+    with app.app_context():
+        upgrade()
+        db.engine().dispose()
+
+
+@pytest.fixture
+def sqlite_url(_sqlite_template: Path) -> str:
+    """An empty, migrated file, under the same address for every test."""
+    path = _sqlite_template.with_name("test.db")
+    for each in (path, path.with_name("test.db-wal"), path.with_name("test.db-shm")):
+        each.unlink(missing_ok=True)
+    shutil.copyfile(_sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def empty_postgresql_url(postgresql_url: str) -> Iterator[str]:
+    yield postgresql_url
+    with psycopg.connect(postgresql_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM users")  # and with them all that is theirs
+        connection.execute("DELETE FROM sign_in_failures")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """An empty, migrated database: the test runs on both."""
+    name = "sqlite_url" if request.param == "sqlite" else "empty_postgresql_url"
+    return str(request.getfixturevalue(name))
+
+
+# Making the application takes longer than most tests: one that is described alike is used again, its
+# settings and the limiter, which all applications share, as they were when it was new.
+_made: dict[tuple[Any, ...], tuple[Flask, dict[str, Any], dict[str, Any]]] = {}
+
+
+@pytest.fixture
+def make_app(database_url: str) -> Iterator[MakeApp]:
+    """Make the application from environment variables, as a deployment does; mail waits in the outbox.
+
+    A test that adds routes asks for an application of its own.
+    """
+    used = []
+
+    def make(*, is_of_its_own: bool = False, **environ: str) -> Flask:
+        key = (database_url, *sorted(environ.items()))
+        if is_of_its_own or key not in _made:
+            app = create_app(
+                {"DATABASE_URL": database_url, "SECRET_KEY": services.SECRET_KEY, **environ}
+            )
+            app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
+            if is_of_its_own:
+                used.append(app)
+                return app
+            _made[key] = app, dict(app.config), dict(vars(limiter))
+        app, settings, limiter_state = _made[key]
+        app.config.clear()
+        app.config.update(settings)
+        vars(limiter).update(limiter_state)
+        limiter.reset()
+        used.append(app)
+        return app
+
+    yield make
+    for app in used:
+        with app.app_context():
+            db.engine().dispose()
+
+
+@pytest.fixture
+def app(make_app: MakeApp) -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def app_context(app: Flask) -> Iterator[Flask]:
+    """For tests of verbs: the application is current, no request is."""
+    with app.app_context():
+        yield app
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def sent_statements(app: Flask) -> Callable[[], AbstractContextManager[list[str]]]:
+    """Collect the SQL that is sent inside the block; BEGIN and COMMIT are not counted."""
+    with app.app_context():
+        engine = db.engine()
+
+    @contextmanager
+    def collect() -> Iterator[list[str]]:
+        sent: list[str] = []
+
+        def note(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+            if not statement.startswith("BEGIN"):
+                sent.append(statement)
+
+        event.listen(engine, "before_cursor_execute", note)
+        try:
+            yield sent
+        finally:
+            event.remove(engine, "before_cursor_execute", note)
+
+    return collect
+
+
+@pytest.fixture
+def mailbox() -> Iterator[services.Mailbox]:
+    """A real SMTP server; `outbox.deliver()` of an app made with MAIL_SERVER and MAIL_PORT fills it."""
+    with services.Mailbox() as box:
+        yield box

@@ -1,0 +1,91 @@
+"""Rows as the verbs would have left them, for tests that start in the middle of a story."""
+
+import hashlib
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import insert
+
+from authsite import accounts, clock, db, sessions, tokens
+from authsite.models import Account, UserSession
+
+PASSWORD = "three random words"
+NEW_PASSWORD = "another four quiet words"
+
+
+def account(email: str = "ada@example.com", *, password: str = PASSWORD, **details: Any) -> Account:
+    """Register an account and return it."""
+    return accounts.register(
+        email=email, password=password, first_name=details.pop("first_name", "Ada"), **details
+    ).account
+
+
+def grant(
+    owner: Account, *, password: str = PASSWORD, entrance: str = "api", **client: Any
+) -> sessions.Grant:
+    """Sign a device of this account in and return what its client gets to hold."""
+    authenticated = accounts.authenticate(owner.email, password)
+    return sessions.start(
+        authenticated.account,
+        password_changed_at=authenticated.password_changed_at,
+        client=sessions.Client(**client),
+        entrance=entrance,
+    )
+
+
+def refresh_token(held: sessions.Grant) -> str:
+    assert held.jti is not None
+    return tokens.refresh_token(
+        user_id=held.user_id,
+        session_id=held.session_id,
+        jti=held.jti,
+        issued_at=held.issued_at,
+        expires_at=held.expires_at,
+    )
+
+
+def access_token(held: sessions.Grant) -> str:
+    return tokens.access_token(
+        user_id=held.user_id, session_id=held.session_id, issued_at=clock.now()
+    )
+
+
+def session_rows(
+    owner: Account,
+    count: int = 1,
+    *,
+    age: timedelta = timedelta(0),
+    ended: timedelta | None = None,
+    lifetime: timedelta = sessions.IDLE_LIFETIME,
+    **columns: Any,
+) -> list[dict[str, Any]]:
+    """Write sessions that began `age` ago and, with `ended`, ended that long ago; return them."""
+    now = clock.now()
+    created_at = now - age
+    rows = [
+        {
+            "id": db.uuid7(created_at),
+            "user_id": owner.id,
+            "entrance": "api",
+            "refresh_jti": tokens.new_jti(),
+            "rotated_at": created_at,
+            "device_name": "curl",
+            "browser": "curl",
+            "device_type": "cli",
+            "created_at": created_at,
+            "last_used_at": created_at,
+            "expires_at": created_at + lifetime,
+            "absolute_expires_at": created_at + sessions.ABSOLUTE_LIFETIME,
+            "ended_at": None if ended is None else now - ended,
+            "end_reason": None if ended is None else "revoked",
+            **columns,
+        }
+        for _ in range(count)
+    ]
+    with db.transaction():
+        db.run(insert(UserSession), rows)
+    return rows
+
+
+def digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

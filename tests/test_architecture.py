@@ -1,0 +1,126 @@
+"""Guards over the whole: what must hold of every route, error and setting, those of tomorrow included."""
+
+import inspect
+import re
+import subprocess
+
+import pytest
+from werkzeug.routing import Rule
+
+from authsite import config, create_app, errors, problems
+from tests import services
+
+README = (services.ROOT / "README.md").read_text()
+
+PUBLIC_API = {
+    "api.accounts.register",
+    "api.accounts.login",
+    "api.accounts.login_oauth",
+    "api.accounts.refresh_token",
+    "api.passwords.request_password_reset",
+    "api.passwords.confirm_password_reset",
+    "api.documentation.openapi_document",
+    "api.documentation.docs",
+}
+
+
+@pytest.fixture(scope="module")
+def rules() -> list[Rule]:
+    app = create_app({"DATABASE_URL": "sqlite://", "SECRET_KEY": services.SECRET_KEY})
+    return list(app.url_map.iter_rules())
+
+
+@pytest.fixture(scope="module")
+def bare_client():
+    app = create_app({"DATABASE_URL": "sqlite://", "SECRET_KEY": services.SECRET_KEY})
+    return app.test_client()
+
+
+def test_every_api_route_demands_a_token_unless_it_is_on_the_short_public_list(rules, bare_client):
+    guarded = [rule for rule in rules if rule.rule.startswith("/api/")]
+    assert len(guarded) > 15
+    for rule in guarded:
+        if rule.endpoint in PUBLIC_API:
+            continue
+        for method in rule.methods - {"OPTIONS", "HEAD"}:
+            answer = bare_client.open(_address(rule), method=method, json={})
+            assert answer.status_code == 401, (method, rule.rule)
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_every_page_that_changes_something_demands_a_csrf_token(rules, bare_client):
+    posts = [rule for rule in rules if "POST" in rule.methods and not rule.rule.startswith("/api/")]
+    assert len(posts) > 8
+    for rule in posts:
+        answer = bare_client.post(_address(rule), data={"email": "ada@example.com"})
+        assert answer.status_code == 400, rule.rule
+
+
+def test_no_page_changes_anything_by_a_method_other_than_post(rules):
+    for rule in rules:
+        if not rule.rule.startswith("/api/"):
+            assert rule.methods <= {"GET", "HEAD", "OPTIONS", "POST"}, rule.rule
+
+
+def test_every_failure_has_a_status():
+    failures = {
+        each
+        for _, each in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(each, errors.AuthsiteError) and each is not errors.AuthsiteError
+    }
+    assert failures == set(problems.STATUSES)
+
+
+def test_every_setting_stands_in_readme():
+    for variable in config.VARIABLES:
+        assert f"`{variable}`" in README, variable
+
+
+def test_every_route_stands_in_readme(rules):
+    for rule in rules:
+        if rule.endpoint == "static":
+            continue
+        shown = re.sub(r"<(?:\w+:)?\w+>", "{id}", rule.rule).removeprefix("/api/v1")
+        assert f"`{shown}`" in README, rule.rule
+
+
+def test_every_command_stands_in_readme():
+    app = create_app({"DATABASE_URL": "sqlite://", "SECRET_KEY": services.SECRET_KEY})
+    for name, command in app.cli.commands.items():
+        if command.callback and command.callback.__module__.startswith("authsite"):
+            assert f"flask {name}" in README, name
+
+
+def test_the_top_level_holds_nothing_but_the_agreed_names():
+    listing = subprocess.run(
+        ["git", "ls-files"], cwd=services.ROOT, capture_output=True, text=True, check=False
+    )
+    top = {line.split("/")[0] for line in listing.stdout.splitlines()}
+    agreed = {"authsite", "migrations", "tests", "instance", "wsgi.py", "setup.cfg"}
+    agreed |= {"requirements.txt", "Procfile", "README.md"}
+    assert {each for each in top if not each.startswith(".")} <= agreed
+
+
+def _address(rule: Rule) -> str:
+    return re.sub(r"<(?:\w+:)?\w+>", "01a214d0-0a14-7a82-b9ec-9e64ba990d5e", rule.rule)
+
+
+def test_only_the_web_floor_knows_the_request():
+    web = {"authentication", "limits", "problems", "forms", "headers", "openapi", "health"}
+    for name, source in _modules():
+        if name.split(".")[0] not in web | {"pages", "api"}:
+            assert not re.search(r"from flask import [^\n]*\b(request|g|session)\b", source), name
+
+
+def test_only_the_clock_reads_the_time():
+    for name, source in _modules():
+        if name != "clock":
+            assert not re.search(r"datetime\.(now|utcnow|today)\(", source), name
+
+
+def _modules() -> list[tuple[str, str]]:
+    package = services.ROOT / "authsite"
+    return [
+        (".".join(path.relative_to(package).with_suffix("").parts), path.read_text())
+        for path in package.rglob("*.py")
+    ]

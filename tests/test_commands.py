@@ -1,0 +1,543 @@
+"""The command line: what an operator or a scheduler sees, exit statuses included."""
+
+import contextlib
+import json
+import os
+import pty
+import select as selecting
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, select
+
+from authsite import accounts, clock, create_app, db, outbox, passwords, sessions
+from authsite.errors import InactiveAccount, InvalidCredentials, SessionRevoked
+from authsite.models import OutgoingMail, PasswordReset, SignInFailures, User, UserSession
+from tests import factories, services
+from tests.factories import NEW_PASSWORD, PASSWORD
+
+OLD = timedelta(days=60)
+
+
+@pytest.fixture
+def cli(app, app_context):
+    """Return a function that runs a command in this process."""
+
+    def run(*arguments: str, stdin: str | None = None):
+        return app.test_cli_runner().invoke(args=list(arguments), input=stdin)
+
+    return run
+
+
+@pytest.fixture
+def ada(app_context):
+    return factories.account()
+
+
+@pytest.fixture
+def environ(database_url):
+    """What a process of its own needs to find the same database."""
+    return os.environ | {"DATABASE_URL": database_url, "SECRET_KEY": services.SECRET_KEY}
+
+
+def flask(*arguments: str, environ: dict, **more) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "flask", *arguments],
+        cwd=services.ROOT,
+        env=environ,
+        capture_output=True,
+        timeout=60,
+        **more,
+    )
+
+
+def count(model) -> int:
+    return db.row(select(func.count()).select_from(model))[0]
+
+
+def last_line(text: str) -> str:
+    """Return what the command itself said: the log goes to the same output."""
+    return [line for line in text.splitlines() if not line.startswith('{"time"')][-1]
+
+
+def object_in(text: str) -> dict:
+    return json.loads(last_line(text))
+
+
+# cleanup-sessions
+
+
+def test_cleanup_deletes_the_dead_and_says_how_many(cli, ada):
+    """PR-02, FA-07."""
+    factories.session_rows(ada, 7, age=OLD)
+    factories.session_rows(ada, 2)
+    result = cli("cleanup-sessions")
+
+    assert (result.exit_code, last_line(result.output)) == (0, "Deleted 7 sessions.")
+    assert count(UserSession) == 2
+
+
+def test_cleanup_again_has_nothing_to_do(cli, ada):
+    """FA-07: it can be run as often as one likes."""
+    factories.session_rows(ada, 3, age=OLD)
+    cli("cleanup-sessions")
+    result = cli("cleanup-sessions")
+
+    assert (result.exit_code, last_line(result.output)) == (0, "Deleted 0 sessions.")
+
+
+def test_a_dry_run_says_how_many_and_deletes_nothing(cli, ada):
+    """FA-07: also nothing of what goes along with the sessions."""
+    factories.session_rows(ada, 3, age=OLD)
+    passwords.request_reset(ada.email, device_name="curl", ip_address=None)
+    result = cli("cleanup-sessions", "--dry-run", "--keep-days", "0")
+
+    assert (result.exit_code, last_line(result.output)) == (0, "Would delete 3 sessions.")
+    assert (count(UserSession), count(PasswordReset)) == (3, 1)
+
+
+@pytest.mark.parametrize(("keep_days", "deleted"), [("0", 3), ("5", 2), ("30", 1), ("365", 0)])
+def test_cleanup_keeps_what_died_in_the_days_that_are_to_be_kept(cli, ada, keep_days, deleted):
+    """PR-01."""
+    for ended in (1, 20, 40):
+        factories.session_rows(
+            ada, age=timedelta(days=41), ended=timedelta(days=ended), lifetime=OLD
+        )
+    [live] = factories.session_rows(ada)
+    result = cli("cleanup-sessions", "--keep-days", keep_days, "--json")
+
+    assert object_in(result.output)["deleted"] == deleted
+    assert sessions.resume_api(live["id"], ada.id)
+
+
+def test_cleanup_speaks_json(cli, ada):
+    factories.session_rows(ada, 4, age=OLD)
+    result = cli("cleanup-sessions", "--json", "--batch-size", "3")
+    told = object_in(result.output)
+
+    assert result.exit_code == 0
+    assert told.pop("seconds") >= 0
+    assert told == {"deleted": 4, "dry_run": False, "keep_days": 30}
+
+
+def test_cleanup_also_takes_what_else_is_over(cli, ada, time_machine):
+    """PR-01: reset requests and counters of failures do not stay for ever either."""
+    passwords.request_reset(ada.email, device_name="curl", ip_address=None)
+    with pytest.raises(InvalidCredentials):
+        accounts.authenticate(ada.email, "wrong password")
+    time_machine.move_to(clock.now() + OLD, tick=False)
+
+    assert cli("cleanup-sessions").exit_code == 0
+    assert (count(PasswordReset), count(SignInFailures)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--keep-days", "-1"],
+        ["--keep-days", "abc"],
+        ["--keep-days", "1.5"],
+        ["--batch-size", "0"],
+        ["--batch-size", "1000000"],
+        ["--no-such-option"],
+        ["surplus"],
+    ],
+)
+def test_bad_arguments_exit_with_2_and_delete_nothing(cli, ada, arguments):
+    """FA-07."""
+    factories.session_rows(ada, age=OLD)
+
+    assert cli("cleanup-sessions", *arguments).exit_code == 2
+    assert count(UserSession) == 1
+
+
+COMMANDS = [
+    (["cleanup-sessions"], None),
+    (["session-stats"], None),
+    (["send-mail"], None),
+    (["create-user", "ada@example.com"], PASSWORD),
+    (["deactivate-user", "ada@example.com"], None),
+    (["activate-user", "ada@example.com"], None),
+    (["set-password", "ada@example.com"], PASSWORD),
+    (["revoke-sessions", "ada@example.com"], None),
+]
+
+
+@pytest.mark.parametrize(("arguments", "stdin"), COMMANDS, ids=lambda each: str(each)[:24])
+def test_a_fault_of_the_database_exits_with_1_and_one_line(arguments, stdin, tmp_path):
+    """FA-07: the origin logged it and returned 0. No address, password or statement is shown."""
+    app = create_app(
+        {"DATABASE_URL": f"sqlite:///{tmp_path}/blank.db", "SECRET_KEY": services.SECRET_KEY}
+    )
+    result = app.test_cli_runner().invoke(args=arguments, input=stdin)
+    with app.app_context():
+        db.engine().dispose()
+
+    assert result.exit_code == 1
+    assert last_line(result.stderr) == "Error: The database failed (OperationalError)."
+    assert "SELECT" not in result.output
+    assert "Traceback" not in result.output
+
+
+def test_an_unreachable_database_exits_with_1(tmp_path):
+    """FA-07, LG-01: and its password is not shown."""
+    url = f"postgresql://user:hunter2@127.0.0.1:{services.free_port()}/nothing"
+    ended = flask(
+        "cleanup-sessions",
+        environ=os.environ | {"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY},
+        text=True,
+    )
+
+    assert ended.returncode == 1
+    assert "Error: The database failed" in ended.stderr
+    assert "hunter2" not in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def run_at_a_terminal(arguments: list[str], environ: dict) -> tuple[int, str, str]:
+    """Run a command whose standard error is a terminal; return its status, output, and what it drew."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flask", *arguments],
+        cwd=services.ROOT,
+        env=environ | {"TERM": "xterm"},
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        text=True,
+    )
+    os.close(follower)
+    drawn = b""
+    while True:
+        with contextlib.suppress(OSError):
+            if selecting.select([leader], [], [], 0.1)[0]:
+                drawn += os.read(leader, 65536)
+                continue
+        if process.poll() is not None:
+            break
+    os.close(leader)
+    with process.stdout:
+        return process.returncode, process.stdout.read(), drawn.decode()
+
+
+def test_a_terminal_gets_a_progress_bar(ada, environ):
+    """CONTRACT §5: on standard error, so that what is piped on stays clean."""
+    factories.session_rows(ada, 30, age=OLD)
+    status, output, drawn = run_at_a_terminal(["cleanup-sessions", "--batch-size", "10"], environ)
+
+    assert status == 0
+    assert "Looking through sessions" in drawn
+    assert "100%" in drawn
+    assert last_line(output) == "Deleted 30 sessions."
+    assert "%" not in last_line(output)
+
+
+def test_a_scheduler_gets_no_progress_bar(ada, environ):
+    """CONTRACT §5."""
+    factories.session_rows(ada, 3, age=OLD)
+    ended = flask("cleanup-sessions", environ=environ, text=True)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert last_line(ended.stdout) == "Deleted 3 sessions."
+
+
+def test_a_cleanup_that_is_told_to_stop_leaves_whole_batches(ada, environ):
+    """FA-07: SIGTERM in the middle loses nothing that lives, and the next run does the rest."""
+    factories.session_rows(ada, 1000, age=OLD)
+    live = factories.session_rows(ada, 5)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flask", "cleanup-sessions", "--batch-size", "1"],
+        cwd=services.ROOT,
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    services.wait_until(lambda: count(UserSession) < 1000)
+    process.terminate()
+    status = process.wait(10)
+
+    assert status != 0
+    assert 5 < count(UserSession) < 1005
+    before = clock.now() - timedelta(days=30)
+    assert sum(found for _, found in sessions.delete_dead(before, batch_size=5000)) > 0
+    assert {row.id for row in sessions.active_for(ada.id)} == {row["id"] for row in live}
+    assert count(UserSession) == 5
+
+
+# session-stats
+
+
+def test_statistics_for_people_and_for_programs(cli, ada):
+    factories.session_rows(ada, 2)
+    factories.session_rows(ada, 3, age=timedelta(days=8))
+    factories.session_rows(ada, 1, ended=timedelta(0))
+    people, programs = cli("session-stats"), cli("session-stats", "--json")
+
+    assert people.exit_code == programs.exit_code == 0
+    assert object_in(programs.output) == {
+        "active": 2,
+        "expired": 3,
+        "ended": {"revoked": 1},
+        "device_types": {"cli": 2},
+    }
+    lines = [line for line in people.output.splitlines() if not line.startswith('{"time"')]
+    assert lines == [
+        "active   2",
+        "expired  3",
+        "ended",
+        "  revoked  1",
+        "device types",
+        "  cli  2",
+    ]
+
+
+# send-mail
+
+
+@pytest.fixture
+def with_mail(make_app, mailbox):
+    """An application that sends to a real server, and what has arrived there."""
+    app = make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(mailbox.port))
+    with app.app_context():
+        yield app, mailbox
+
+
+def test_send_mail_delivers_what_waits(with_mail):
+    app, mailbox = with_mail
+    passwords.request_reset(factories.account().email, device_name="curl", ip_address=None)
+    result = app.test_cli_runner().invoke(args=["send-mail"])
+
+    assert (result.exit_code, last_line(result.output)) == (0, "Sent 1, failed 0, waiting 0.")
+    assert mailbox.recipients == [["ada@example.com"]]
+
+
+def test_send_mail_exits_with_1_when_something_could_not_be_sent(make_app):
+    """A scheduler is to know; the mail waits for the next time."""
+    app = make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(services.free_port()))
+    with app.app_context():
+        passwords.request_reset(factories.account().email, device_name="curl", ip_address=None)
+        result = app.test_cli_runner().invoke(args=["send-mail"])
+
+        assert (result.exit_code, last_line(result.output)) == (1, "Sent 0, failed 1, waiting 1.")
+
+
+def test_the_mail_worker_delivers_until_it_is_told_to_stop(with_mail, environ):
+    """DP-08: what is queued while it runs leaves at its next turn, and SIGTERM ends it with 0."""
+    _, mailbox = with_mail
+    mail = {"MAIL_SERVER": services.HOST, "MAIL_PORT": str(mailbox.port)}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "flask", "send-mail", "--loop"],
+        cwd=services.ROOT,
+        env=environ | mail,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        ada = factories.account()
+        for expected in (1, 2):
+            passwords.request_reset(ada.email, device_name="curl", ip_address=None)
+            services.wait_until(lambda n=expected: len(mailbox.messages) == n, seconds=30)
+        services.wait_until(lambda: outbox.depth() == 0)
+        started = time.monotonic()
+        worker.send_signal(signal.SIGTERM)
+        output = worker.communicate(timeout=20)[0]
+    finally:
+        worker.kill()
+
+    assert worker.returncode == 0, output
+    assert time.monotonic() - started < 10
+    assert "Traceback" not in output
+    assert ada.email not in output
+
+
+# Accounts
+
+
+@pytest.mark.parametrize("email", ["grace@example.com", " Grace@Example.COM "])
+def test_create_user_reads_the_password_from_standard_input(cli, email):
+    """CONTRACT §5: never an argument, where every process could read it."""
+    result = cli("create-user", email, stdin=f"{PASSWORD}\n")
+
+    assert (result.exit_code, last_line(result.output)) == (0, "Created grace@example.com.")
+    account = accounts.authenticate("grace@example.com", PASSWORD).account
+    assert (account.first_name.lower().strip(), account.is_superuser) == ("grace", False)
+
+
+def test_create_user_makes_a_superuser_only_when_asked(cli):
+    """DP-13: there is no other way to become one."""
+    cli("create-user", "root@example.com", "--superuser", "--first-name", "Root", stdin=PASSWORD)
+    account = accounts.authenticate("root@example.com", PASSWORD).account
+
+    assert (account.first_name, account.is_superuser) == ("Root", True)
+
+
+@pytest.mark.parametrize(
+    ("email", "password", "said"),
+    [
+        ("grace@example.com", "short", "Password must be at least 8 characters"),
+        ("grace@example.com", "password1", "This password is on a list of commonly used"),
+        ("grace@example.com", "grace@example.com", "Password must not be your email address"),
+        ("grace@example.com", "x" * 100 + "y" * 29, "Password must be 128 characters or fewer"),
+        ("grace@example.com", "", "Enter a password"),
+        ("grace@example.com", "three\x00words", "This holds a character that cannot be used"),
+        ("grace", PASSWORD, "Enter an email address in the correct format"),
+        ("", PASSWORD, "Enter your email address"),
+        ("ada@example.com", PASSWORD, "User with this email already exists"),
+        ("ADA@example.com", PASSWORD, "User with this email already exists"),
+    ],
+)
+def test_create_user_is_held_to_the_rules_of_the_api(cli, ada, email, password, said):
+    """PW-11, PW-08, AP-11."""
+    result = cli("create-user", email, stdin=f"{password}\n")
+
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert count(User) == 1
+
+
+def test_create_user_names_every_fault(cli):
+    result = cli("create-user", "grace", stdin="short\n")
+
+    assert "Enter an email address in the correct format" in result.stderr
+    assert "Password must be at least 8 characters" in result.stderr
+
+
+def test_the_password_never_stands_in_the_output(cli, ada):
+    """LG-01."""
+    for command in ("create-user", "set-password"):
+        result = cli(command, "ada@example.com", stdin=f"{NEW_PASSWORD}\n")
+        assert NEW_PASSWORD not in result.output
+
+
+def test_set_password_changes_it_and_ends_every_session(cli, ada):
+    """SE-13."""
+    held = factories.grant(ada)
+    result = cli("set-password", "ADA@example.com", stdin=f"{NEW_PASSWORD}\n")
+
+    assert result.exit_code == 0
+    assert last_line(result.output) == (
+        "Changed the password of ada@example.com. All its sessions ended."
+    )
+    assert accounts.authenticate(ada.email, NEW_PASSWORD).account.id == ada.id
+    with pytest.raises(InvalidCredentials):
+        accounts.authenticate(ada.email, PASSWORD)
+    with pytest.raises(SessionRevoked):
+        sessions.resume_api(held.session_id, ada.id)
+
+
+@pytest.mark.parametrize("password", ["short", "password1", "ada@example.com", "", "a\x00bcdefgh"])
+def test_set_password_is_held_to_the_policy(cli, ada, password):
+    """PW-11."""
+    held = factories.grant(ada)
+    result = cli("set-password", ada.email, stdin=f"{password}\n")
+
+    assert result.exit_code == 1
+    assert sessions.resume_api(held.session_id, ada.id)
+    assert accounts.authenticate(ada.email, PASSWORD)
+
+
+def test_a_password_on_standard_input_is_taken_to_the_letter(cli, ada):
+    """PW-06: only the end of the line is not part of it."""
+    cli("set-password", ada.email, stdin="  spaces at both ends  \r\nsecond line\n")
+
+    assert accounts.authenticate(ada.email, "  spaces at both ends  ")
+
+
+@pytest.mark.parametrize(
+    ("locale", "typed"),
+    [("C", b"caf\xe9 on the corner\n"), ("C.UTF-8", b"\xff\xfe" * 8 + b"\n")],
+    ids=["Latin-1", "no encoding"],
+)
+def test_bytes_that_are_no_text_are_refused_in_a_line(ada, environ, locale, typed):
+    """PW-08: they come in as halves of surrogate pairs, or not at all."""
+    ended = flask("set-password", ada.email, environ=environ | {"LC_ALL": locale}, input=typed)
+
+    assert ended.returncode == 1
+    assert b"This holds a character that cannot be used" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+    assert accounts.authenticate(ada.email, PASSWORD)
+
+
+def test_a_terminal_is_asked_twice_and_shows_nothing(ada, environ):
+    """CONTRACT §5: prompted, hidden, confirmed."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(services.ROOT)
+        arguments = ["-m", "flask", "set-password", ada.email]
+        os.execve(sys.executable, [sys.executable, *arguments], environ | {"TERM": "xterm"})
+    shown = b""
+    for prompt in (b"Password: ", b"Repeat for confirmation: "):
+        while not shown.endswith(prompt):
+            assert selecting.select([terminal], [], [], 30)[0], shown
+            shown += os.read(terminal, 1024)
+        os.write(terminal, f"{NEW_PASSWORD}\n".encode())
+    with contextlib.suppress(OSError):  # the terminal is gone with the process
+        while chunk := os.read(terminal, 1024):
+            shown += chunk
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(terminal)
+
+    assert status == 0, shown
+    assert NEW_PASSWORD.encode() not in shown
+    assert accounts.authenticate(ada.email, NEW_PASSWORD)
+
+
+def test_deactivate_and_activate(cli, ada):
+    """SE-14."""
+    held = factories.grant(ada)
+    result = cli("deactivate-user", "ADA@example.com")
+
+    assert (result.exit_code, last_line(result.output)) == (0, "Deactivated ada@example.com.")
+    with pytest.raises(SessionRevoked):
+        sessions.resume_api(held.session_id, ada.id)
+    with pytest.raises(InactiveAccount):
+        accounts.authenticate(ada.email, PASSWORD)
+
+    result = cli("activate-user", ada.email)
+    assert (result.exit_code, last_line(result.output)) == (0, "Activated ada@example.com.")
+    assert accounts.authenticate(ada.email, PASSWORD)
+
+
+def test_revoke_sessions_ends_all_and_says_how_many(cli, ada):
+    """SE-12."""
+    held = [factories.grant(ada), factories.grant(ada, entrance="page")]
+    other = factories.grant(factories.account("grace@example.com"))
+    result = cli("revoke-sessions", ada.email)
+
+    assert result.exit_code == 0
+    assert last_line(result.output) == "Ended 2 sessions of ada@example.com."
+    assert not sessions.active_for(ada.id)
+    assert {row.end_reason for row in sessions.recently_ended_for(ada.id)} == {"revoked"}
+    assert sessions.resume_api(other.session_id, other.user_id)
+    assert held
+
+
+@pytest.mark.parametrize(
+    "command", ["deactivate-user", "activate-user", "set-password", "revoke-sessions"]
+)
+@pytest.mark.parametrize("email", ["nobody@example.com", "not an address", "\udcff@example.com"])
+def test_an_unknown_address_exits_with_1(cli, ada, command, email):
+    result = cli(command, email, stdin=f"{NEW_PASSWORD}\n")
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert accounts.authenticate(ada.email, PASSWORD)
+
+
+@pytest.mark.parametrize("command", [arguments[0] for arguments, _ in COMMANDS])
+def test_every_command_tells_what_it_does(cli, command):
+    result = cli(command, "--help")
+
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 3
+
+
+def test_mail_of_a_command_waits_for_a_worker_or_leaves_with_it(cli, ada):
+    """A command that ends at once still has its mail in the outbox."""
+    cli("set-password", ada.email, stdin=f"{NEW_PASSWORD}\n")
+
+    assert [row.name for row in db.rows(select(OutgoingMail.name))] == ["password_changed"]
