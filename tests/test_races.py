@@ -1,0 +1,567 @@
+"""Races: what holds when everything happens at once, in threads, in processes, and when one is killed."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+import requests
+from flask_migrate import upgrade
+from sqlalchemy import func, select
+
+from authsite import (
+    accounts,
+    clock,
+    create_app,
+    db,
+    outbox,
+    passwords,
+    sessions,
+    throttling,
+    tokens,
+)
+from authsite.errors import (
+    AuthsiteError,
+    InvalidCredentials,
+    ResetTokenInvalid,
+    SessionRevoked,
+    TooManyAttempts,
+)
+from authsite.models import OutgoingMail, PasswordReset, SignInFailures, User
+from tests import factories, services
+from tests.factories import NEW_PASSWORD, PASSWORD
+
+ROUNDS = 100
+
+
+def at_once(app, *acts: Callable[[], object]) -> list[object]:
+    """Start all acts together, each in a thread of its own; return what each answered or refused with."""
+    barrier = threading.Barrier(len(acts))
+
+    def run(act: Callable[[], object]) -> object:
+        with app.app_context():
+            barrier.wait()
+            try:
+                return act()
+            except AuthsiteError as refusal:
+                return refusal
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return list(pool.map(run, acts))
+
+
+def is_live(held: sessions.Grant) -> bool:
+    try:
+        sessions.resume_api(held.session_id, held.user_id)
+    except SessionRevoked:
+        return False
+    return True
+
+
+def count(statement) -> int:
+    return db.row(select(func.count()).select_from(statement.subquery()))[0]
+
+
+@pytest.fixture
+def ada(app_context):
+    return factories.account()
+
+
+def rotate(held: sessions.Grant) -> sessions.Grant:
+    return sessions.rotate(held.session_id, held.user_id, held.jti)
+
+
+def make_link(account) -> str:
+    passwords.request_reset(account.email, device_name="curl", ip_address=None)
+    [row] = db.rows(select(PasswordReset.id).where(PasswordReset.ended_at.is_(None)))
+    return tokens.sign("reset", row.id)
+
+
+# Threads, on the verbs
+
+
+def test_parallel_refreshes_converge_on_one_successor(ada, app):
+    """SE-03, SE-06: all get it, it works, and two generations back still ends the session."""
+    for _ in range(20):
+        held = factories.session_rows(ada)[0]
+        old = sessions.Grant(
+            held["id"], ada.id, held["created_at"], held["expires_at"], held["refresh_jti"]
+        )
+        answers = at_once(app, *[lambda: rotate(old)] * 8)  # noqa: B023
+
+        assert len(set(answers)) == 1, answers
+        newest = rotate(answers[0])
+        assert newest.jti != answers[0].jti
+        with pytest.raises(SessionRevoked):
+            rotate(old)
+        assert not is_live(newest)
+
+
+KILLERS = {
+    "revoke": lambda held: sessions.end(held.user_id, held.session_id, reason="revoked"),
+    "logout-all": lambda held: sessions.end_all(held.user_id, reason="logged_out"),
+    "deactivate": lambda _: accounts.deactivate("ada@example.com"),
+}
+
+
+@pytest.mark.parametrize("killer", KILLERS)
+def test_a_session_that_is_ended_while_it_refreshes_is_dead(ada, app, killer):
+    """SE-07: in every one of 100 rounds, whoever comes first."""
+    survivors = []
+    for _ in range(ROUNDS):
+        [row] = factories.session_rows(ada)
+        held = sessions.Grant(
+            row["id"], ada.id, row["created_at"], row["expires_at"], row["refresh_jti"]
+        )
+        refreshed, _ = at_once(
+            app,
+            lambda: rotate(held),  # noqa: B023
+            lambda: KILLERS[killer](held),  # noqa: B023
+        )
+        if is_live(held):
+            survivors.append(refreshed)
+        if isinstance(refreshed, sessions.Grant):
+            with pytest.raises(SessionRevoked):
+                rotate(refreshed)
+        if killer == "deactivate":
+            accounts.activate(ada.email)
+            if is_live(held):
+                survivors.append(refreshed)
+
+    assert survivors == []
+
+
+def test_a_session_that_refreshes_during_a_reset_is_dead(ada, app):
+    """SE-07, SE-13."""
+    survivors = []
+    for number in range(ROUNDS):
+        [row] = factories.session_rows(ada)
+        held = sessions.Grant(
+            row["id"], ada.id, row["created_at"], row["expires_at"], row["refresh_jti"]
+        )
+        reset_id = _write_reset(ada)
+        link = tokens.sign("reset", reset_id)
+        _, reset = at_once(
+            app,
+            lambda: rotate(held),  # noqa: B023
+            lambda: passwords.reset(
+                link,  # noqa: B023
+                f"words of round {number}",  # noqa: B023
+                device_name=None,
+                ip_address=None,
+            ),
+        )
+        assert reset.id == ada.id
+        if is_live(held):
+            survivors.append(number)
+
+    assert survivors == []
+
+
+def _write_reset(account) -> str:
+    """Write a request for a reset, of which only three an hour could be asked for."""
+    now, reset_id = clock.now(), tokens.new_jti()
+    db.run(
+        PasswordReset.__table__.insert(),
+        {
+            "id": reset_id,
+            "user_id": account.id,
+            "created_at": now,
+            "expires_at": now + passwords.RESET_LIFETIME,
+        },
+    )
+    return reset_id
+
+
+def test_of_two_uses_of_a_link_one_wins(ada, app):
+    """RS-02: the winner's password works, the loser's does not, every time."""
+    for number in range(20):
+        link = tokens.sign("reset", _write_reset(ada))
+        chosen = [f"first words {number}", f"second words {number}"]
+        answers = at_once(
+            app,
+            *(
+                lambda password=password: passwords.reset(  # type: ignore[misc]
+                    link,  # noqa: B023
+                    password,
+                    device_name=None,
+                    ip_address=None,
+                )
+                for password in chosen
+            ),
+        )
+        won = [not isinstance(answer, ResetTokenInvalid) for answer in answers]
+
+        assert sorted(won) == [False, True]
+        assert accounts.authenticate(ada.email, chosen[won.index(True)]).account.id == ada.id
+        with pytest.raises(InvalidCredentials):
+            accounts.authenticate(ada.email, chosen[won.index(False)])
+
+
+def test_a_sign_in_with_the_old_password_that_races_a_reset_leaves_no_session(ada, app):
+    """SE-08: it comes first and its session is ended, or it comes second and begins none."""
+    survivors, password = [], PASSWORD
+    for number in range(30):
+        link, following = tokens.sign("reset", _write_reset(ada)), f"words of round {number}"
+        signed_in, _ = at_once(
+            app,
+            lambda: factories.grant(ada, password=password),  # noqa: B023
+            lambda: passwords.reset(
+                link,  # noqa: B023
+                following,  # noqa: B023
+                device_name=None,
+                ip_address=None,
+            ),
+        )
+        assert isinstance(signed_in, sessions.Grant | InvalidCredentials)
+        survivors += [row.id for row in sessions.active_for(ada.id)]
+        password = following
+        throttling.forget(ada.email)
+
+    assert survivors == []
+
+
+def test_sign_ins_at_once_keep_the_cap(make_app):
+    """SE-19: they take turns at the user's row, so the cap holds exactly."""
+    app = make_app(MAX_SESSIONS_PER_USER="3")
+    with app.app_context():
+        ada = factories.account()
+        authenticated = accounts.authenticate(ada.email, PASSWORD)
+
+        def start() -> sessions.Grant:
+            return sessions.start(
+                ada,
+                password_changed_at=authenticated.password_changed_at,
+                client=sessions.Client(),
+                entrance="api",
+            )
+
+        for _ in range(4):
+            answers = at_once(app, *[start] * 6)
+            assert all(isinstance(answer, sessions.Grant) for answer in answers)
+            assert len(sessions.active_for(ada.id)) == 3
+
+
+def test_sign_ins_of_one_device_at_once_leave_one_session(ada, app):
+    """CONTRACT §1: the same device takes over from itself."""
+    authenticated = accounts.authenticate(ada.email, PASSWORD)
+
+    def start() -> sessions.Grant:
+        return sessions.start(
+            ada,
+            password_changed_at=authenticated.password_changed_at,
+            client=sessions.Client(device_id="phone"),
+            entrance="api",
+        )
+
+    at_once(app, *[start] * 6)
+
+    assert len(sessions.active_for(ada.id)) == 1
+
+
+def test_operations_on_one_account_at_once_do_not_deadlock(ada, app):
+    """LD-01: each locks the user's row first."""
+    for _ in range(5):
+        held = factories.grant(ada)
+        session = sessions.resume_api(held.session_id, ada.id)
+        answers = at_once(
+            app,
+            lambda: rotate(held),  # noqa: B023
+            lambda: passwords.set_by_operator(ada.email, PASSWORD),
+            lambda: sessions.end_all(ada.id, reason="revoked"),
+            lambda: passwords.change(session, PASSWORD, NEW_PASSWORD, ip_address=None),  # noqa: B023
+            lambda: passwords.request_reset(ada.email, device_name="curl", ip_address=None),
+            lambda: accounts.update_details(ada.id, {"first_name": "Augusta"}),
+        )
+        passwords.set_by_operator(ada.email, PASSWORD)
+
+        assert len(answers) == 6  # at_once raises whatever is not a refusal
+
+
+def test_many_wrong_passwords_at_once_are_counted_exactly(ada, app):
+    """LT-06: at most the limit and those in flight are evaluated, and none is lost from the count."""
+    answers = at_once(app, *[lambda: accounts.authenticate(ada.email, "a wrong password")] * 50)
+    evaluated = [each for each in answers if isinstance(each, InvalidCredentials)]
+    refused = [each for each in answers if isinstance(each, TooManyAttempts)]
+    row = db.row(SignInFailures.__table__.select())
+
+    assert len(evaluated) + len(refused) == 50
+    assert 10 <= len(evaluated) <= 10 + 2  # two places for hashing in one process
+    assert (row.recent, row.consecutive) == (len(evaluated), len(evaluated))
+
+
+# Processes: the service as it is deployed
+
+
+@pytest.fixture(
+    scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
+)
+def site(request, tmp_path_factory) -> Iterator[services.Site]:
+    """Two worker processes on a database of their own; limits are not the subject here."""
+    with contextlib.ExitStack() as opened:
+        if request.param == "sqlite":
+            url = f"sqlite:///{tmp_path_factory.mktemp('site') / 'authsite.db'}"
+        else:
+            server_url = request.getfixturevalue("postgresql_server_url")
+            url = opened.enter_context(services.new_database(server_url))
+        environ = {"DATABASE_URL": url, "RATELIMIT_ENABLED": "0"}
+        with _current(url):
+            upgrade()
+        yield opened.enter_context(services.Site(environ, workers=2))
+
+
+@contextlib.contextmanager
+def _current(url: str) -> Iterator[None]:
+    app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
+    app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
+    with app.app_context():
+        yield
+        db.engine().dispose()
+
+
+@pytest.fixture
+def database_of_site(site) -> Iterator[None]:
+    """What the workers see, seen from here; the next test finds it empty."""
+    with _current(site.environ["DATABASE_URL"]):
+        yield
+        for table in (User.__table__, SignInFailures.__table__):
+            db.run(table.delete())
+
+
+@pytest.fixture
+def owner(database_of_site):
+    return factories.account()
+
+
+class Visitor:
+    """A client of the site; it never reuses a connection, so each request meets any of the workers."""
+
+    def __init__(self, site: services.Site) -> None:
+        self.site = site
+
+    def post(self, path: str, *, bearer: str | None = None, **body) -> requests.Response:
+        headers = {"Connection": "close"}
+        if bearer:
+            headers["Authorization"] = f"Bearer {bearer}"
+        url = f"{self.site.url}/api/v1{path}"
+        return requests.post(url, json=body, headers=headers, timeout=30)
+
+    def get(self, path: str, *, bearer: str) -> requests.Response:
+        headers = {"Connection": "close", "Authorization": f"Bearer {bearer}"}
+        return requests.get(f"{self.site.url}/api/v1{path}", headers=headers, timeout=30)
+
+    def refresh(self, token: str) -> requests.Response:
+        return self.post("/auth/refresh", refresh_token=token)
+
+
+@pytest.fixture
+def visitor(site) -> Visitor:
+    return Visitor(site)
+
+
+def together(*acts: Callable[[], requests.Response]) -> list[requests.Response]:
+    barrier = threading.Barrier(len(acts))
+
+    def run(act):
+        barrier.wait()
+        return act()
+
+    with ThreadPoolExecutor(len(acts)) as pool:
+        return list(pool.map(run, acts))
+
+
+def tokens_of(held: sessions.Grant) -> dict[str, str]:
+    return {"refresh": factories.refresh_token(held), "access": factories.access_token(held)}
+
+
+def test_fifty_refreshes_of_one_token_over_all_workers(owner, visitor):
+    """SE-03, SE-05, LD-01: fifty times 200 and one successor; the token of two steps back ends it all."""
+    old = tokens_of(factories.grant(owner))
+    answers = together(*[lambda: visitor.refresh(old["refresh"])] * 50)
+
+    assert Counter(answer.status_code for answer in answers) == {200: 50}
+    [successor] = {answer.json()["refresh_token"] for answer in answers}
+    assert max(answer.elapsed for answer in answers) < timedelta(seconds=10)
+    newest = visitor.refresh(successor)
+    assert newest.status_code == 200
+
+    replayed = visitor.refresh(old["refresh"])
+    assert (replayed.status_code, replayed.json()["errors"][0]["code"]) == (401, "session_revoked")
+    assert visitor.refresh(newest.json()["refresh_token"]).status_code == 401
+    assert visitor.get("/auth/me", bearer=newest.json()["access_token"]).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/auth/logout", "/auth/logout-all"])
+def test_a_log_out_during_refreshes_is_final_on_every_worker(owner, visitor, path):
+    """SE-07, SE-02: the last word is that it is dead."""
+    for _ in range(8):
+        held = factories.grant(owner)
+        own = tokens_of(held)
+        answers = together(
+            lambda: visitor.refresh(own["refresh"]),  # noqa: B023
+            lambda: visitor.post(path, bearer=own["access"]),  # noqa: B023
+            lambda: visitor.refresh(own["refresh"]),  # noqa: B023
+        )
+        assert answers[1].status_code == 200
+        assert {answers[0].status_code, answers[2].status_code} <= {200, 401}
+        for answer in (answers[0], answers[2]):
+            if answer.status_code == 200:
+                pair = answer.json()
+                assert visitor.refresh(pair["refresh_token"]).status_code == 401
+                assert visitor.get("/auth/me", bearer=pair["access_token"]).status_code == 401
+        assert visitor.get("/auth/me", bearer=own["access"]).status_code == 401
+
+
+def test_registrations_of_one_address_over_all_workers_make_one_account(database_of_site, visitor):
+    """AP-12: one 201, the rest 409, no 500."""
+    details = {"email": "ada@example.com", "password": PASSWORD, "first_name": "Ada"}
+    answers = together(*[lambda: visitor.post("/auth/register", **details)] * 20)
+
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 409: 19}
+    assert count(select(User.id)) == 1
+
+
+def test_two_confirmations_over_all_workers_have_one_winner(owner, visitor):
+    """RS-02."""
+    link, chosen = make_link(owner), ["the first of two words", "the second of two words"]
+    answers = together(
+        *(
+            lambda password=password: visitor.post(  # type: ignore[misc]
+                "/auth/password-reset/confirm", token=link, new_password=password
+            )
+            for password in chosen
+        )
+    )
+    statuses = [answer.status_code for answer in answers]
+
+    assert sorted(statuses) == [200, 400]
+    for status, password in zip(statuses, chosen, strict=True):
+        answer = visitor.post("/auth/login", email=owner.email, password=password)
+        assert answer.status_code == (200 if status == 200 else 401)
+
+
+def test_wrong_passwords_over_all_workers_share_one_counter(owner, visitor):
+    """LT-06, LT-04: fifty at once; the limit and those in flight, and the count is exact."""
+    answers = together(
+        *[lambda: visitor.post("/auth/login", email=owner.email, password="wrong password")] * 50
+    )
+    statuses = Counter(answer.status_code for answer in answers)
+    row = db.row(SignInFailures.__table__.select())
+
+    assert statuses[401] + statuses[429] == 50
+    assert 10 <= statuses[401] <= 10 + 4  # two places for hashing in each of two processes
+    assert (row.recent, row.consecutive) == (statuses[401], statuses[401])
+    assert visitor.post("/auth/login", email=owner.email, password=PASSWORD).status_code == 429
+
+
+def test_a_worker_that_is_killed_leaves_each_session_one_usable_token(owner, visitor, site):
+    """FA-05: never both, never half; and the others go on serving."""
+    held = [factories.grant(owner) for _ in range(12)]
+    known: dict[str, list[str]] = {
+        str(each.session_id): [factories.refresh_token(each)] for each in held
+    }
+    is_over = threading.Event()
+
+    def refresh_on_and_on(known_tokens: list[str]) -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(requests.RequestException):  # the killed worker's connections
+                answer = visitor.refresh(known_tokens[-1])
+                if answer.status_code == 200:
+                    known_tokens.append(answer.json()["refresh_token"])
+
+    with ThreadPoolExecutor(len(held)) as pool:
+        running = [pool.submit(refresh_on_and_on, each) for each in known.values()]
+        for _ in range(2):
+            services.wait_until(lambda: all(len(each) > 2 for each in known.values()))
+            victims = site.worker_pids()
+            os.kill(victims[0], signal.SIGKILL)
+            services.wait_until(
+                lambda pid=victims[0]: (
+                    pid not in site.worker_pids() and len(site.worker_pids()) == 2
+                )
+            )
+            for each in known.values():
+                del each[:-1]
+        is_over.set()
+        for each in running:
+            each.result(30)
+
+    services.wait_until(site.answers)
+    for known_tokens in known.values():
+        # A lost answer is found again: the last token that the client knows leads to the current one.
+        answer = visitor.refresh(known_tokens[-1])
+        assert answer.status_code == 200
+        again = visitor.refresh(answer.json()["refresh_token"])
+        assert again.status_code == 200
+    assert len(sessions.active_for(owner.id)) == len(held)
+    assert visitor.get("/auth/me", bearer=factories.access_token(held[0])).status_code == 200
+
+
+# Mail
+
+
+def drain_in_a_process(environ: dict[str, str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flask", "send-mail"],
+        cwd=services.ROOT,
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_drainers_in_processes_send_each_mail_once(ada, database_url, mailbox):
+    """Exactly once: none is lost, none leaves twice."""
+    people = [factories.account(f"user{number}@example.com") for number in range(24)]
+    for each in people:
+        passwords.request_reset(each.email, device_name="curl", ip_address=None)
+    environ = os.environ | {
+        "DATABASE_URL": database_url,
+        "SECRET_KEY": services.SECRET_KEY,
+        "MAIL_SERVER": services.HOST,
+        "MAIL_PORT": str(mailbox.port),
+    }
+    drainers = [drain_in_a_process(environ) for _ in range(3)]
+    statuses = [each.wait(60) for each in drainers]
+
+    assert statuses == [0, 0, 0]
+    assert Counter(address for [address] in mailbox.recipients) == Counter(
+        each.email for each in people
+    )
+    assert outbox.depth() == 0
+
+
+def test_a_drainer_that_is_killed_leaves_its_mails_to_the_next(
+    ada, make_app, database_url, mailbox, time_machine
+):
+    """Its lease runs out; nothing is lost, and before that nobody else takes it."""
+    passwords.request_reset(ada.email, device_name="curl", ip_address=None)
+    with socket.create_server((services.HOST, 0)) as silent:
+        silent.settimeout(30)
+        environ = os.environ | {
+            "DATABASE_URL": database_url,
+            "SECRET_KEY": services.SECRET_KEY,
+            "MAIL_SERVER": services.HOST,
+            "MAIL_PORT": str(silent.getsockname()[1]),
+        }
+        drainer = drain_in_a_process(environ)
+        connection, _ = silent.accept()
+        with connection:
+            drainer.kill()
+            drainer.wait()
+
+    with make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(mailbox.port)).app_context():
+        assert outbox.depth() == 1
+        [row] = db.rows(select(OutgoingMail.due_at))
+        assert outbox.deliver() == (0, 0)
+        time_machine.move_to(row.due_at)
+        assert outbox.deliver() == (1, 0)
+    assert mailbox.recipients == [[ada.email]]
