@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from flask import (
     Flask,
+    Request,
     Response,
     after_this_request,
     current_app,
@@ -20,10 +21,10 @@ from flask import (
     request,
     session,
 )
-from flask.sessions import SecureCookieSessionInterface, SessionMixin
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from werkzeug.exceptions import HTTPException
 
-from . import accounts, clock, places, sessions, tokens
+from . import accounts, clock, headers, places, sessions, tokens
 from .errors import InvalidInput, MalformedRequest, NotAuthenticated, SessionRevoked
 from .limits import canonical_address
 from .models import MAX_USER_AGENT
@@ -156,7 +157,13 @@ def forget() -> None:
 
 
 class CookieInterface(SecureCookieSessionInterface):
-    """Flask's signed cookie; one that lasts ends with the session that it names, at the latest."""
+    """Flask's signed cookie; one that lasts ends with the session that it names, at the latest.
+
+    The API has none: it neither reads a cookie nor can set one.
+    """
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        return None if headers.is_api() else super().open_session(app, request)
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         if session.accessed:

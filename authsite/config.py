@@ -150,7 +150,7 @@ def _engine_options(url: str) -> dict[str, Any]:
         "max_overflow": 2,
         "pool_timeout": 5,
         "pool_use_lifo": True,
-        "pool_pre_ping": True,
+        "isolation_level": "AUTOCOMMIT",
         "pool_recycle": 1800,
         "skip_autocommit_rollback": True,
         "connect_args": {

@@ -6,21 +6,26 @@ round trips of BEGIN and ROLLBACK; inside, it belongs to the transaction. Rows c
 """
 
 import secrets
+import select
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import sqlalchemy
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Connection, DateTime, Engine, MetaData, event
+from psycopg.rows import namedtuple_row
+from sqlalchemy import ColumnElement, Connection, DateTime, Engine, MetaData, Select, event, func
+from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.engine.interfaces import Dialect
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeDecorator
 
 # What a statement answers: immutable, with its columns as attributes.
@@ -58,7 +63,7 @@ def transaction() -> Iterator[None]:
         yield
         return
     callbacks: list[Callable[[], None]] = []
-    with db.engine.begin() as connection:
+    with transactional_engine().begin() as connection:
         mark, callback_mark = _connection.set(connection), _after_commit.set(callbacks)
         try:
             yield
@@ -76,14 +81,56 @@ def after_commit(callback: Callable[[], None]) -> None:
     callbacks.append(callback)
 
 
-def row(statement: Executable, parameters: Mapping[str, Any] | None = None) -> Row | None:
+class Prepared:
+    """A statement of the hot paths, written as SQL once.
+
+    On PostgreSQL it goes to the driver directly, which prepares it on the server: measured on the
+    authenticated read, 100 µs instead of the 300 that SQLAlchemy takes to execute what it has compiled.
+    The connection comes from the same pool, the rows look alike. Inside a transaction, and on SQLite, it is
+    a statement like any other.
+    """
+
+    def __init__(self, statement: Select[*tuple[Any, ...]] | ReturningUpdate[Any]) -> None:
+        self.statement = statement
+        compiled = statement.compile(dialect=psycopg_dialect.dialect())  # type: ignore[no-untyped-call]
+        self._sql = str(compiled)
+        # Values that stand in the statement itself.
+        self._constants = {
+            name: value for name, value in compiled.params.items() if value is not None
+        }
+
+    def fetch(self, parameters: Mapping[str, Any] | None, *, only_first: bool = False) -> Any:
+        """Return all rows, or the first one (None where there is none)."""
+        if _connection.get() is not None or is_sqlite():
+            with _connected() as connection:
+                result = connection.execute(self.statement, parameters)
+                return result.first() if only_first else result.all()
+        pooled = engine().raw_connection()
+        try:
+            driver_connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
+            cursor = driver_connection.cursor(binary=True, row_factory=namedtuple_row)
+            cursor.execute(self._sql, {**self._constants, **(parameters or {})})
+            return cursor.fetchone() if only_first else cursor.fetchall()
+        finally:
+            pooled.close()
+
+
+def row(
+    statement: Executable | Prepared, parameters: Mapping[str, Any] | None = None
+) -> Row | None:
     """Return the statement's first row, or None."""
+    if isinstance(statement, Prepared):
+        return cast("Row | None", statement.fetch(parameters, only_first=True))
     with _connected() as connection:
         return connection.execute(statement, parameters).first()
 
 
-def rows(statement: Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[Row]:
+def rows(
+    statement: Executable | Prepared, parameters: Mapping[str, Any] | None = None
+) -> Sequence[Row]:
     """Return all of the statement's rows."""
+    if isinstance(statement, Prepared):
+        return cast("Sequence[Row]", statement.fetch(parameters))
     with _connected() as connection:
         return connection.execute(statement, parameters).all()
 
@@ -112,9 +159,24 @@ def init_app(app: Flask) -> None:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_sqlite_pragmas)
         event.listen(engine, "begin", _begin_immediate)
+        transactional = engine
+        autocommit: Engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     else:
         event.listen(engine, "do_connect", _connect_impatiently)
-    app.extensions["autocommit_engine"] = engine.execution_options(isolation_level="AUTOCOMMIT")
+        event.listen(engine, "checkout", _refuse_dropped)
+        autocommit = engine  # by its options: the most frequent use sets nothing on a connection
+        transactional = engine.execution_options(isolation_level="READ COMMITTED")
+    app.extensions["autocommit_engine"] = autocommit
+    app.extensions["transactional_engine"] = transactional
+
+
+def is_among(column: Any, ids: Select[Any]) -> ColumnElement[bool]:
+    """Return the condition that the column holds one of these ids, which are found first, and once."""
+    if is_sqlite():
+        return cast("ColumnElement[bool]", column.in_(ids))
+    # As an array, then each by its key. Joined, PostgreSQL may look for all of them again for each row of a
+    # table whose size it does not know yet: a minute instead of 50 ms.
+    return cast("ColumnElement[bool]", column == func.any(func.array(ids.scalar_subquery())))
 
 
 def is_sqlite() -> bool:
@@ -123,8 +185,13 @@ def is_sqlite() -> bool:
 
 
 def engine() -> Engine:
-    """Return the engine of the current application."""
+    """Return the engine of the current application, which owns its pool of connections."""
     return db.engine
+
+
+def transactional_engine() -> Engine:
+    """Return the engine whose connections begin a transaction with their first statement."""
+    return cast(Engine, current_app.extensions["transactional_engine"])
 
 
 class ImpatientConnection(psycopg.Connection[Any]):
@@ -154,11 +221,24 @@ def _connect_impatiently(_dialect: Any, _record: Any, args: Any, options: Any) -
     return connection
 
 
+def _refuse_dropped(connection: Any, _record: Any, _proxy: Any) -> None:
+    """Have the pool replace its connections where the server has ended this one.
+
+    An idle connection has nothing to say: what waits to be read is the server's farewell. Looking costs no
+    round trip, as asking (pre-ping) does, and nothing is executed twice, as after a retry.
+    """
+    if connection.closed:
+        raise InvalidatePoolError
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        raise InvalidatePoolError
+
+
 def _is_pooled(connection: ImpatientConnection) -> bool:
     """Return whether a pooler (pgbouncer) stands between: it makes up the process id that it reports."""
     connection.autocommit = True
     served_by = connection.execute("SELECT pg_backend_pid()").fetchone()
-    connection.autocommit = False
     return served_by is None or served_by[0] != connection.info.backend_pid
 
 

@@ -47,32 +47,12 @@ class JsonFormatter(logging.Formatter):
         return lines
 
 
-# What Flask-Limiter says of its store, under the names of our events.
-LIMITER_EVENTS = {
-    "Rate limit storage unreachable - falling back to in-memory storage": {
-        "event": "limiter_fallback",
-        "outcome": "error",
-    },
-    "Rate limit storage recovered": {"event": "limiter_recovered", "outcome": "success"},
-}
-
-
-def _name_limiter_event(record: logging.LogRecord) -> bool:
-    facts = LIMITER_EVENTS.get(str(record.msg))
-    if facts is not None:
-        record.facts = facts
-    # Each refusal is an event of ours already.
-    return facts is not None or record.levelno >= logging.WARNING
-
-
 def configure() -> None:
     """Send this package's log to standard output as JSON lines; called by the factory, repeatable."""
-    log, limiter_log = logging.getLogger("authsite"), logging.getLogger("flask-limiter")
+    log = logging.getLogger("authsite")
     if not log.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(JsonFormatter())
-        limiter_log.addFilter(_name_limiter_event)
-        for each in (log, limiter_log):
-            each.addHandler(handler)
-            each.setLevel(logging.INFO)
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
     logging.raiseExceptions = False  # a closed standard output must not fail a request

@@ -6,6 +6,6 @@ from flask_migrate import Migrate
 from flask_wtf.csrf import CSRFProtect
 
 csrf = CSRFProtect()
-limiter = Limiter(key_func=lambda: "", strategy="one-trip-moving-window", key_prefix="authsite")
+limiter = Limiter(key_func=lambda: "", key_prefix="authsite", strategy="moving-window")
 mail = Mail()
 migrate = Migrate()

@@ -4,6 +4,7 @@ What can be decided from the input alone is decided here; what needs the databas
 failure of the verb.
 """
 
+import functools
 import json
 import re
 import unicodedata
@@ -115,8 +116,7 @@ class Form(FlaskForm):
     @classmethod
     def from_members(cls, members: dict[str, Any]) -> Self:
         """Return the valid form of these members; raise InvalidInput naming each one at fault."""
-        form = cls(formdata=None, meta={"csrf": False})
-        names = [field.name for field in form if field.name not in cls.page_only]
+        names = _member_names(cls)  # type: ignore[arg-type]
         errors: list[tuple[str | None, str]] = []
         values: dict[str, str] = {}
         for name in names:
@@ -128,7 +128,7 @@ class Form(FlaskForm):
             else:
                 values[name] = members[name]
         form = cls(formdata=MultiDict(values), meta={"csrf": False})
-        form.given = frozenset(names) & members.keys()
+        form.given = names & members.keys()
         form.nulls = form.given - values.keys()
         form._drop_absent()
         if not form.validate():
@@ -162,6 +162,13 @@ class Form(FlaskForm):
 
     def _drop_absent(self) -> None:
         """A form that changes only what is named has nothing to say of the rest."""
+
+
+@functools.cache
+def _member_names(form_class: type[Form]) -> frozenset[str]:
+    """Return what JSON may name of a form; to find out, one has to be made."""
+    form = form_class(formdata=None, meta={"csrf": False})
+    return frozenset(field.name for field in form) - form_class.page_only
 
 
 class LoginForm(Form):
@@ -366,10 +373,11 @@ def _text_problem(value: object) -> str | None:
     """Return why a value is not text that can be stored, or None."""
     if not isinstance(value, str):
         return "This must be text"
-    if "\x00" in value or any("\ud800" <= each <= "\udfff" for each in value):
+    if _UNUSABLE.search(value):
         return "This holds a character that cannot be used"
     return None
 
 
+_UNUSABLE = re.compile("[\x00\ud800-\udfff]")
 # Control, format (bidirectional marks), surrogate, private use, line and paragraph separators.
 _UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})

@@ -117,7 +117,7 @@ def _log(response: Response) -> Response:
 
 def _allow_origin(response: Response) -> None:
     """Let the listed origins read the answer; never with credentials (Fetch standard, CORS protocol)."""
-    response.vary.add("Origin")
+    response.headers.add("Vary", "Origin")
     origin = request.headers.get("Origin")
     if origin is None or origin not in current_app.config["CORS_ORIGINS"]:
         return

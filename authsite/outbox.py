@@ -70,7 +70,7 @@ def _claim() -> list[db.Row]:
     )
     claim = (
         update(OutgoingMail)
-        .where(OutgoingMail.id.in_(due), OutgoingMail.due_at <= now)
+        .where(db.is_among(OutgoingMail.id, due), OutgoingMail.due_at <= now)
         .values(due_at=now + LEASE, attempts=OutgoingMail.attempts + 1)
         .returning(*OutgoingMail.__table__.c)
     )

@@ -4,13 +4,13 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
+import psycopg
 from flask import Flask, Response, current_app, render_template, request
-from flask_limiter import RateLimitExceeded
 from markupsafe import escape
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, TimeoutError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from . import errors, events, headers, limits
+from . import errors, events, headers
 
 STATUSES: dict[type[errors.AuthsiteError], int] = {
     errors.MalformedRequest: 400,
@@ -58,13 +58,12 @@ OAUTH_ERRORS = {
 }
 
 # A fault of the database, not of the request: gone, too slow, locked, full.
-UNAVAILABLE = (OperationalError, InterfaceError, TimeoutError)
+UNAVAILABLE = (OperationalError, InterfaceError, TimeoutError, psycopg.OperationalError)
 RETRY_AFTER_FAULT = "5"
 
 
 def init_app(app: Flask) -> None:
     app.register_error_handler(errors.AuthsiteError, _on_authsite_error)
-    app.register_error_handler(RateLimitExceeded, _on_rate_limit)
     app.register_error_handler(HTTPException, _on_http_error)
     for fault in UNAVAILABLE:
         app.register_error_handler(fault, _on_unavailable)
@@ -163,11 +162,6 @@ def _on_authsite_error(error: errors.AuthsiteError) -> Response:
         oauth_error=OAUTH_ERRORS.get(type(error)),
         retry_after=error.retry_after if isinstance(error, errors.TooManyAttempts) else None,
     )
-
-
-def _on_rate_limit(_error: RateLimitExceeded) -> Response:
-    events.record("rate_limited", outcome="refused", endpoint=request.endpoint)
-    return answer(429, retry_after=limits.retry_after())
 
 
 def _on_http_error(error: HTTPException) -> Response:

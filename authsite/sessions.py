@@ -224,7 +224,7 @@ def renew_cookie(session: Resumed) -> Grant:
 
 def active_for(user_id: uuid.UUID) -> Sequence[Row]:
     """Return the user's live sessions, last used first."""
-    return db.rows(_ACTIVE_FOR, {"user_id": user_id, "now": clock.now()})
+    return db.rows(_LIST_ACTIVE, {"user_id": user_id, "now": clock.now()})
 
 
 def recently_ended_for(user_id: uuid.UUID, *, limit: int = 50) -> Sequence[Row]:
@@ -322,7 +322,7 @@ def delete_dead(
             yield looked_at, found[0] if found else 0
         else:
             claimed = dead.order_by(UserSession.id).with_for_update(skip_locked=True)
-            yield looked_at, db.run(delete(UserSession).where(UserSession.id.in_(claimed)))
+            yield looked_at, db.run(delete(UserSession).where(db.is_among(UserSession.id, claimed)))
         last = upto
 
 
@@ -476,8 +476,10 @@ _RESUME = (
     .join_from(UserSession, User, User.id == UserSession.user_id)
     .where(UserSession.id == _SESSION_ID, _IS_LIVE, User.is_active)
 )
-_RESUME_API = _RESUME.where(UserSession.user_id == _USER_ID, UserSession.refresh_jti.is_not(None))
-_RESUME_PAGE = _RESUME.where(UserSession.cookie_digest == bindparam("cookie_digest"))
+_RESUME_API = db.Prepared(
+    _RESUME.where(UserSession.user_id == _USER_ID, UserSession.refresh_jti.is_not(None))
+)
+_RESUME_PAGE = db.Prepared(_RESUME.where(UserSession.cookie_digest == bindparam("cookie_digest")))
 
 _TOUCH = (
     update(UserSession)
@@ -496,7 +498,7 @@ _TOUCH = (
 )
 
 _IDLE_UNTIL = bindparam("idle_until", type_=UtcDateTime())
-_ROTATE = (
+_ROTATE = db.Prepared(
     update(UserSession)
     .where(
         UserSession.id == _SESSION_ID,
@@ -629,6 +631,7 @@ _KNOWN_BROWSER = (
     )
     .limit(1)
 )
+_LIST_ACTIVE = db.Prepared(_ACTIVE_FOR)
 _FIND_OWN = _ACTIVE_FOR.where(UserSession.id == _SESSION_ID)
 _RECENTLY_ENDED_FOR = (
     select(*_SHOWN_COLUMNS)

@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import Connection, text
 
-from authsite.db import Base, UtcDateTime, engine
+from authsite.db import Base, UtcDateTime, transactional_engine
 from authsite.models import User
 
 assert User.metadata is Base.metadata  # the tables are known once the models are imported
@@ -13,7 +13,7 @@ ADVISORY_LOCK = 6_241_957_330
 
 
 def run() -> None:
-    with engine().connect() as connection:
+    with transactional_engine().connect() as connection:
         _lock(connection)
         context.configure(
             connection=connection,

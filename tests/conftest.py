@@ -151,7 +151,9 @@ def client(app: Flask) -> FlaskClient:
 
 
 @pytest.fixture
-def sent_statements(app: Flask) -> Callable[[], AbstractContextManager[list[str]]]:
+def sent_statements(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], AbstractContextManager[list[str]]]:
     """Collect the SQL that is sent inside the block; BEGIN and COMMIT are not counted."""
     with app.app_context():
         engine = db.engine()
@@ -170,7 +172,22 @@ def sent_statements(app: Flask) -> Callable[[], AbstractContextManager[list[str]
         finally:
             event.remove(engine, "before_cursor_execute", note)
 
-    return collect
+    @contextmanager
+    def collect_in_driver() -> Iterator[list[str]]:
+        # The hottest statements pass SQLAlchemy by: they are seen where all of them go through.
+        engine.connect().close()  # what a new connection asks is not the request's
+        sent: list[str] = []
+        execute = psycopg.Cursor.execute
+
+        def note(cursor: Any, statement: Any, *more: Any, **options: Any) -> Any:
+            sent.append(str(statement))
+            return execute(cursor, statement, *more, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(psycopg.Cursor, "execute", note)
+            yield sent
+
+    return collect if engine.dialect.name == "sqlite" else collect_in_driver
 
 
 @pytest.fixture

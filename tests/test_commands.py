@@ -21,6 +21,8 @@ from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
 
 OLD = timedelta(days=60)
+# Where a process or a terminal is the subject, one database is enough.
+on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -223,6 +225,7 @@ def run_at_a_terminal(arguments: list[str], environ: dict) -> tuple[int, str, st
         return process.returncode, process.stdout.read(), drawn.decode()
 
 
+@on_one_database
 def test_a_terminal_gets_a_progress_bar(ada, environ):
     """CONTRACT §5: on standard error, so that what is piped on stays clean."""
     factories.session_rows(ada, 30, age=OLD)
@@ -235,6 +238,7 @@ def test_a_terminal_gets_a_progress_bar(ada, environ):
     assert "%" not in last_line(output)
 
 
+@on_one_database
 def test_a_scheduler_gets_no_progress_bar(ada, environ):
     """CONTRACT §5."""
     factories.session_rows(ada, 3, age=OLD)
@@ -324,6 +328,7 @@ def test_send_mail_exits_with_1_when_something_could_not_be_sent(make_app):
         assert (result.exit_code, last_line(result.output)) == (1, "Sent 0, failed 1, waiting 1.")
 
 
+@on_one_database
 def test_the_mail_worker_delivers_until_it_is_told_to_stop(with_mail, environ):
     """DP-08: what is queued while it runs leaves at its next turn, and SIGTERM ends it with 0."""
     _, mailbox = with_mail
@@ -447,6 +452,7 @@ def test_a_password_on_standard_input_is_taken_to_the_letter(cli, ada):
     assert accounts.authenticate(ada.email, "  spaces at both ends  ")
 
 
+@on_one_database
 @pytest.mark.parametrize(
     ("locale", "typed"),
     [("C", b"caf\xe9 on the corner\n"), ("C.UTF-8", b"\xff\xfe" * 8 + b"\n")],
@@ -462,6 +468,7 @@ def test_bytes_that_are_no_text_are_refused_in_a_line(ada, environ, locale, type
     assert accounts.authenticate(ada.email, PASSWORD)
 
 
+@on_one_database
 def test_a_terminal_is_asked_twice_and_shows_nothing(ada, environ):
     """CONTRACT §5: prompted, hidden, confirmed."""
     pid, terminal = pty.fork()

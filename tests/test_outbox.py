@@ -20,6 +20,8 @@ from tests import factories, services
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MAILS = OutgoingMail.__table__
+# Where the mail server is the subject, one database is enough.
+on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
@@ -246,6 +248,7 @@ class Rude(services.Mailbox):
         return "221 never heard"
 
 
+@on_one_database
 def test_a_mail_that_was_taken_is_not_sent_again_for_want_of_a_goodbye(make_app):
     with (
         Rude() as server,
@@ -272,6 +275,7 @@ class Refusing(services.Mailbox):
         return "250 OK"
 
 
+@on_one_database
 @pytest.mark.parametrize(
     "answer", ["451 try later", "550 no such user ada@example.com", "421 closing"]
 )
@@ -326,6 +330,7 @@ def test_a_mail_that_cannot_be_written_does_not_stand_before_the_others(with_mai
     assert (row.name, row.attempts) == ("no_such_mail", 1)
 
 
+@on_one_database
 def test_a_server_that_stalls_is_left_after_the_timeout(make_app, monkeypatch):
     """FA-04: Flask-Mail by itself would wait for ever."""
     monkeypatch.setattr(outbox, "TIMEOUT_SECONDS", 0.3)
@@ -501,6 +506,7 @@ def secured_app(make_app, server: Secured, *, implicit: bool, **more: str):
     return make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(server.port), **{setting: "1"}, **more)
 
 
+@on_one_database
 @pytest.mark.parametrize("implicit", [False, True])
 def test_a_server_with_a_trusted_certificate_gets_the_mail(make_app, trusted, implicit):
     """FA-04: and the credentials, for which TLS is there."""
@@ -517,6 +523,7 @@ def test_a_server_with_a_trusted_certificate_gets_the_mail(make_app, trusted, im
         assert server.credentials == [b"\0user\0p@ss"]
 
 
+@on_one_database
 @pytest.mark.parametrize("implicit", [False, True])
 @pytest.mark.parametrize("wrong", ["unknown authority", "another host"])
 def test_a_server_that_cannot_prove_who_it_is_gets_neither_mail_nor_password(
@@ -538,6 +545,7 @@ def test_a_server_that_cannot_prove_who_it_is_gets_neither_mail_nor_password(
         assert server.credentials == []
 
 
+@on_one_database
 def test_a_server_that_offers_no_tls_gets_nothing_where_it_is_demanded(make_app, mailbox):
     """FA-04: somebody in between could have taken the offer out."""
     app = make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(mailbox.port), MAIL_USE_TLS="1")
