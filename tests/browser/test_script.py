@@ -1,0 +1,117 @@
+"""What app.js adds to pages that do without it."""
+
+import re
+
+import pytest
+import requests
+from playwright.sync_api import expect
+
+from tests.browser.conftest import (
+    SIGNED_OUT_ELSEWHERE,
+    api_sign_in,
+    device,
+    fill_in_login,
+    flash,
+    heading,
+    new_email,
+    register,
+    sign_in,
+)
+from tests.factories import PASSWORD
+
+pytestmark = pytest.mark.browser
+
+SEND_TWICE = """() => {
+  const form = document.querySelector("main form"), stopped = [];
+  addEventListener("submit", event => stopped.push(event.defaultPrevented));
+  form.requestSubmit();
+  form.requestSubmit();
+  return stopped;
+}"""
+
+
+def test_a_password_can_be_shown_and_is_hidden_again_before_it_is_sent(open_page, email):
+    """PW-12: a browser would keep what it sends as text among the words for its own suggestions."""
+    page = open_page()
+    page.goto("/login")
+    fill_in_login(page, email)
+    password = page.locator("#password")
+    page.get_by_role("button", name="Show password").click()
+    expect(password).to_have_attribute("type", "text")
+    page.get_by_role("button", name="Hide password").click()
+    expect(password).to_have_attribute("type", "password")
+    page.get_by_role("button", name="Show password").click()
+    page.evaluate(
+        "addEventListener('submit', (event) => { sessionStorage.sentAs = event.target.password.type })"
+    )
+    page.get_by_role("button", name="Sign in").click()
+    expect(heading(page)).to_have_text("Your devices")
+    assert page.evaluate("sessionStorage.sentAs") == "password"
+
+
+def test_a_button_that_would_do_nothing_without_the_script_is_not_shown(open_page):
+    page = open_page(has_script=False)
+    page.goto("/login")
+    expect(page.locator("[data-show]")).to_be_hidden()
+
+
+def test_a_form_that_is_sent_twice_in_a_row_arrives_once(open_page):
+    page, sent = open_page(), []
+    page.goto("/login")
+    fill_in_login(page, new_email())
+    page.on("request", lambda request: sent.append(request.method))
+    assert page.evaluate(SEND_TWICE) == [False, True]
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert sent.count("POST") == 1
+
+
+def test_what_happened_has_the_focus_so_that_it_is_read_out_first(open_page):
+    page = open_page()
+    page.goto("/register")
+    page.get_by_role("button", name="Create account").click()
+    summary = page.get_by_role("alert")
+    expect(summary).to_be_focused()
+    expect(summary.get_by_role("heading")).to_have_text("There is a problem")
+    summary.get_by_role("link", name="Enter your email address").click()
+    expect(page.get_by_label("Email address")).to_be_focused()
+    register(page, new_email())
+    expect(flash(page)).to_be_focused()
+
+
+def test_a_time_is_also_told_in_the_readers_own_time_zone(open_page, email):
+    page = open_page(timezone_id="Asia/Kolkata", locale="en-GB")
+    sign_in(page, email)
+    signed_in = device(page, "Chrome on Linux").locator("time").first
+    written, title = signed_in.inner_text(), signed_in.get_attribute("title") or ""
+    hour, minute = map(int, re.search(r"(\d\d):(\d\d) UTC", written).groups())
+    later = (hour * 60 + minute + 330) % 1440  # India is five and a half hours ahead
+    assert f"{later // 60:02}:{later % 60:02}" in title
+
+
+def test_a_page_that_comes_back_as_it_was_left_is_asked_for_again(open_page, site, email):
+    """PG-08: a device that was signed out meanwhile finds out at once, and not on the next click."""
+    page = open_page()
+    sign_in(page, email)
+    page.evaluate(
+        "addEventListener('pageshow', (event) => { sessionStorage.cameBack = event.persisted })"
+    )
+    page.get_by_role("link", name="Password").click()
+    expect(heading(page)).to_have_text("Change your password")
+    address, held = f"{site.url}/api/v1/sessions/me/others", api_sign_in(site, email)
+    assert requests.delete(address, headers=held, timeout=30).status_code == 200
+    page.go_back(wait_until="commit")
+    expect(heading(page)).to_have_text("Sign in")
+    expect(flash(page)).to_have_text(SIGNED_OUT_ELSEWHERE)
+    assert page.evaluate("sessionStorage.cameBack") == "true"
+
+
+def test_the_address_that_was_typed_comes_along_from_the_login_to_the_reset(open_page):
+    """In no URL: the address is nobody else's to read in a log or a history."""
+    page, email = open_page(), new_email()
+    page.goto("/login")
+    fill_in_login(page, email, PASSWORD)
+    page.get_by_role("link", name="Forgot your password?").click()
+    expect(page.get_by_label("Email address")).to_have_value(email)
+    assert page.url.endswith("/forgot-password")
+    page.reload()
+    assert page.evaluate("sessionStorage.email") is None
