@@ -42,6 +42,8 @@ def load(environ: Mapping[str, str]) -> dict[str, Any]:
             settings[setting] = default
     settings["IS_PRODUCTION"] = settings["APP_ENV"] == "production" or "DYNO" in environ
     settings["MIGRATE_AT_START"] = False
+    if "DYNO" in environ:
+        settings["SQLALCHEMY_DATABASE_URI"] = _with_tls(settings["SQLALCHEMY_DATABASE_URI"])
     if settings["IS_PRODUCTION"]:
         problems += _production_problems(settings)
         if environ.get("FLASK_DEBUG", "").lower() not in {"", "0", "false", "no"}:
@@ -146,7 +148,7 @@ def _engine_options(url: str) -> dict[str, Any]:
     if url.startswith("sqlite"):
         return {"connect_args": {"timeout": 5}, "skip_autocommit_rollback": True}
     return {
-        "pool_size": 8,  # one for each thread of a worker
+        "pool_size": 4,  # one for each thread of a worker
         "max_overflow": 2,
         "pool_timeout": 5,
         "pool_use_lifo": True,
@@ -214,6 +216,13 @@ def _database_url(text: str) -> str:
     if scheme in {"postgres", "postgresql"}:
         scheme = "postgresql+psycopg"
     return f"{scheme}://{rest}"
+
+
+def _with_tls(url: str | None) -> str | None:
+    """Ask for TLS where the URL does not say: left alone, libpq would go on without it."""
+    if not url or url.startswith("sqlite") or "sslmode=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}sslmode=require"
 
 
 def _redis_url(text: str) -> str:

@@ -8,6 +8,7 @@ end      one session, or all of a user's; an ended row stays with its reason unt
 
 import hashlib
 import secrets
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -55,6 +56,9 @@ IDLE_LIFETIME_OF_BROWSER_SESSION = timedelta(hours=12)
 ABSOLUTE_LIFETIME = timedelta(days=30)
 TOUCH_INTERVAL = timedelta(minutes=1)
 ENDED_ARE_SHOWN_FOR = timedelta(days=30)
+# The clean-up's transactions: sign-ins and refreshes may have to wait for one of them.
+FIRST_BATCH = 1000
+BATCH_SECONDS = 0.1
 
 
 class Client(NamedTuple):
@@ -140,7 +144,7 @@ def start(
             raise InvalidCredentials
         earlier = db.row(_EARLIER, session | {"now": now})
         _make_room(session, earlier, now)
-        if earlier and earlier.total and not earlier.known:
+        if earlier and earlier.any and not earlier.known:
             outbox.queue(emails.new_device(account.id, session))
     events.record("login", user_id=account.id, session_id=session_id, entrance=entrance)
     return Grant(session_id, account.id, now, expires_at, jti, cookie_secret)
@@ -310,11 +314,14 @@ def delete_dead(
     Each batch is a short transaction over a stretch of the primary key, which is ordered by the time of
     sign-in: the oldest go first, no index has to be kept for it, and what signed in after `before`, which
     cannot have died before it, is not even looked at. Rows that another run holds are skipped: it deletes
-    them. `before` must not lie ahead, or nothing live is safe.
+    them. A batch that takes long makes the next one smaller. `before` must not lie ahead, or nothing live is
+    safe.
     """
     is_dead = or_(UserSession.ended_at < before, UserSession.expires_at < before)
     last, end = uuid.UUID(int=0), db.first_uuid7(before)
-    while stretch := db.row(_STRETCH, {"last": last, "end": end, "size": batch_size}):
+    size = min(batch_size, FIRST_BATCH)
+    while stretch := db.row(_STRETCH, {"last": last, "end": end, "size": size}):
+        began_at = time.monotonic()
         looked_at, upto = stretch.looked_at, stretch.id
         dead = select(UserSession.id).where(UserSession.id > last, UserSession.id <= upto, is_dead)
         if is_dry_run:
@@ -322,7 +329,11 @@ def delete_dead(
             yield looked_at, found[0] if found else 0
         else:
             claimed = dead.order_by(UserSession.id).with_for_update(skip_locked=True)
-            yield looked_at, db.run(delete(UserSession).where(db.is_among(UserSession.id, claimed)))
+            deleted = db.run(delete(UserSession).where(db.is_among(UserSession.id, claimed)))
+            share = BATCH_SECONDS / (time.monotonic() - began_at)
+            # At most twice as many as before: what took no time may have found nothing to delete.
+            size = max(1, min(batch_size, int(size * min(share, 2))))
+            yield looked_at, deleted
         last = upto
 
 
@@ -572,23 +583,17 @@ _IS_SAME_KIND = and_(
     UserSession.os.is_not_distinct_from(bindparam("os")),
     UserSession.device_name == bindparam("device_name"),
 )
-_EARLIER = (
-    select(
-        func.count().label("total"),
-        func.count(case((_IS_LIVE, 1))).label("live"),
-        func.count(case((_IS_SAME_DEVICE, 1))).label("of_device"),
-        func.count(case((or_(_IS_SAME_DEVICE, _IS_SAME_KIND), 1))).label("known"),
-    )
-    .select_from(UserSession)
-    .where(UserSession.user_id == _USER_ID, UserSession.id != bindparam("id", type_=Uuid()))
+_IS_EARLIER = and_(UserSession.user_id == _USER_ID, UserSession.id != bindparam("id", type_=Uuid()))
+# Only what is live is counted: a user may have ten thousand rows that are not.
+_EARLIER = select(
+    exists().where(_IS_EARLIER).label("any"),
+    select(func.count()).where(_IS_EARLIER, _IS_LIVE).scalar_subquery().label("live"),
+    exists().where(_IS_EARLIER, _IS_SAME_DEVICE).label("of_device"),
+    exists().where(_IS_EARLIER, or_(_IS_SAME_DEVICE, _IS_SAME_KIND)).label("known"),
 )
 _GIVEN_NAME = (
     select(UserSession.given_name)
-    .where(
-        UserSession.user_id == _USER_ID,
-        _IS_SAME_DEVICE,
-        UserSession.id != bindparam("id", type_=Uuid()),
-    )
+    .where(_IS_EARLIER, _IS_SAME_DEVICE)
     .order_by(UserSession.id.desc())
     .limit(1)
 )

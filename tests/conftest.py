@@ -128,9 +128,12 @@ def make_app(database_url: str) -> Iterator[MakeApp]:
         return app
 
     yield make
+    shared = _made.get((database_url,), (None,))[0]
     for app in used:
-        with app.app_context():
-            db.engine().dispose()
+        # The connections of the application that most tests use are kept; SQLite's file is replaced.
+        if app is not shared or database_url.startswith("sqlite"):
+            with app.app_context():
+                db.engine().dispose()
 
 
 @pytest.fixture

@@ -236,7 +236,7 @@ def test_200_000_dead_rows_go_in_short_transactions(ada_on_postgresql):
         deleted += found[1]
 
     assert deleted == 200_000
-    assert len(durations) == 40
+    assert len(durations) >= 40  # batches of 5000 at most
     # By the wall, on a machine that also does other things: two of the forty may meet a checkpoint.
     assert sorted(durations)[-3] < 0.25
     assert db.row(select(func.count()).select_from(SESSIONS))[0] == 1
