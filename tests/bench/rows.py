@@ -1,0 +1,117 @@
+"""Rows by the million, written by PostgreSQL itself: ages, ends and ids as the verbs would have left them."""
+
+from typing import NamedTuple
+
+import psycopg
+from argon2 import PasswordHasher
+from flask_migrate import upgrade
+from sqlalchemy.engine import make_url
+
+from authsite import create_app, db, hashing
+from tests import services
+
+PASSWORD = "three random words"
+USER_AGENT = "curl/8.9.1"
+
+
+class Scale(NamedTuple):
+    """So many sessions, the oldest `days` old; those beyond about `keep_days` are dead for good."""
+
+    users: int
+    sessions: int
+    days: float = 6
+    keep_days: float = 45
+
+
+def migrate(url: str) -> None:
+    app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
+    with app.app_context():
+        upgrade()
+        db.engine().dispose()
+
+
+def fill(url: str, scale: Scale, *, hasher: PasswordHasher = hashing.HASHER) -> None:
+    """Migrate an empty PostgreSQL database and fill it; every account has PASSWORD.
+
+    Of a user's sessions every second one has ended. The indexes are made afterwards and foreign keys are
+    not asked: ten million rows take minutes instead of an hour, and the tables are the same.
+    """
+    migrate(url)
+    with psycopg.connect(driverless(url), autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("SET synchronous_commit = off")
+        connection.execute("SET maintenance_work_mem = '512MB'")
+        connection.execute(FUNCTIONS)
+        connection.execute(USERS, {"users": scale.users, "hash": hasher.hash(PASSWORD)})
+        index = connection.execute(INDEX).fetchone()
+        assert index is not None
+        connection.execute(f"DROP INDEX {index[0]}")
+        connection.execute(SESSIONS, scale._asdict())
+        connection.execute(index[1])
+        for table in ("users", "user_sessions"):
+            connection.execute(f"VACUUM ANALYZE {table}")
+        connection.execute("CHECKPOINT")
+
+
+def driverless(url: str) -> str:
+    """Return the URL as psycopg itself reads it."""
+    return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+# A version 7 UUID of a moment: the time over a random version 4 UUID. A user's is a function of its number.
+FUNCTIONS = """
+CREATE FUNCTION pg_temp.id_at(moment timestamptz, random text) RETURNS uuid LANGUAGE sql AS $$
+    SELECT (lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0')
+            || '7' || substr(random, 14))::uuid
+$$;
+CREATE FUNCTION pg_temp.user_id(number bigint) RETURNS uuid LANGUAGE sql AS $$
+    SELECT pg_temp.id_at('2020-01-01Z'::timestamptz + number * interval '1 ms',
+                         overlay(md5(number::text) PLACING '8' FROM 17 FOR 1))
+$$;
+"""
+
+USERS = """
+INSERT INTO users (id, email, first_name, password_hash, password_changed_at, created_at, updated_at)
+SELECT pg_temp.user_id(n), 'user' || n || '@example.com', 'Ada', %(hash)s, t, t, t
+FROM generate_series(0, %(users)s - 1) n, (SELECT '2020-01-01Z'::timestamptz) moment (t)
+"""
+
+INDEX = """
+SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid)
+FROM pg_index WHERE indrelid = 'user_sessions'::regclass AND NOT indisprimary
+"""
+
+# Oldest first, as time would have written them. Between keep_days and a week on either side of it the dead
+# stand between the living, as they do in life.
+SESSIONS = """
+INSERT INTO user_sessions (
+    id, user_id, entrance, refresh_jti, rotated_at, device_name, browser, device_type, ip_address,
+    user_agent, created_at, last_used_at, expires_at, absolute_expires_at, ended_at, end_reason
+)
+SELECT
+    pg_temp.id_at(created_at, replace(gen_random_uuid()::text, '-', '')),
+    pg_temp.user_id(number %% %(users)s), 'api',
+    translate(encode(uuid_send(gen_random_uuid()), 'base64'), '+/=', '-_'),
+    used_at, 'curl', 'curl', 'cli', '203.0.113.7', 'curl/8.9.1',
+    created_at, used_at, least(used_at + interval '7 days', created_at + interval '30 days'),
+    created_at + interval '30 days', ended_at, CASE WHEN ended_at IS NOT NULL THEN 'logged_out' END
+FROM (
+    SELECT *,
+        CASE WHEN is_dead THEN created_at
+             WHEN age > 30 THEN now() - interval '29 days'
+             ELSE greatest(created_at, now() - interval '2 hours') END AS used_at,
+        CASE WHEN is_dead AND is_second THEN created_at + interval '1 hour'
+             WHEN is_dead THEN NULL
+             WHEN age > 30 THEN now() - interval '29 days'
+             WHEN is_second THEN greatest(created_at, now() - interval '1 hour') END AS ended_at
+    FROM (
+        SELECT number, age, now() - age * interval '1 day' AS created_at,
+            (number / %(users)s) %% 2 = 1 AS is_second,
+            age + (number * 7919 %% 1000) * 0.014 - 7 > %(keep_days)s AS is_dead
+        FROM (
+            SELECT number, %(days)s * (1 - number / %(sessions)s::float8) AS age
+            FROM generate_series(0, %(sessions)s::bigint - 1) number
+        ) aged
+    ) dated
+) used
+"""
