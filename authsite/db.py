@@ -101,11 +101,12 @@ class Prepared:
 
     def fetch(self, parameters: Mapping[str, Any] | None, *, only_first: bool = False) -> Any:
         """Return all rows, or the first one (None where there is none)."""
-        if _connection.get() is not None or is_sqlite():
+        autocommit: Engine = current_app.extensions["autocommit_engine"]
+        if _connection.get() is not None or autocommit.dialect.name == "sqlite":
             with _connected() as connection:
                 result = connection.execute(self.statement, parameters)
                 return result.first() if only_first else result.all()
-        pooled = engine().raw_connection()
+        pooled = autocommit.raw_connection()
         try:
             driver_connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
             cursor = driver_connection.cursor(binary=True, row_factory=namedtuple_row)
