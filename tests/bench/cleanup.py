@@ -145,7 +145,7 @@ def on_sqlite(count: int) -> None:
                 stdout=file,
             )
         try:
-            time.sleep(5)
+            services.wait_until(lambda: written.read_text().count("ok") > 200, seconds=60)
             started = time.time()
             answer = _clean_up(url)
             ended = time.time()
