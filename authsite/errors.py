@@ -60,8 +60,8 @@ class TooManyAttempts(AuthsiteError):
     code = "rate_limited"
     message = "Too many attempts. Try again later."
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__()
+    def __init__(self, retry_after: int, message: str | None = None) -> None:
+        super().__init__(message)
         self.retry_after = max(1, retry_after)
 
 

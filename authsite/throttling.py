@@ -27,6 +27,7 @@ from .models import SignInFailures
 WINDOW = timedelta(minutes=15)
 MAX_RECENT = 10
 MAX_CONSECUTIVE = 100
+ONLY_A_RESET_HELPS = "Too many attempts. Reset your password to sign in again."
 
 
 class Attempt:
@@ -95,6 +96,8 @@ def _counter_with_room(
             return key
     events.record("lockout", outcome="refused", user_id=user_id)
     failures = db.row(_FAILURES, {"counter": key})
+    if failures is not None and failures.consecutive >= MAX_CONSECUTIVE:
+        raise TooManyAttempts(int(WINDOW.total_seconds()), ONLY_A_RESET_HELPS)
     ends_at = failures.window_ends_at if failures else now
     raise TooManyAttempts(math.ceil((ends_at - now).total_seconds()))
 
@@ -124,7 +127,7 @@ def _add(key: bytes, now: datetime, *, up_to_limit: bool = False) -> bool:
 HAS_FAILURES = exists().where(SignInFailures.key == bindparam("counter"))
 
 _KEY = SignInFailures.key == bindparam("counter")
-_FAILURES = select(SignInFailures.recent, SignInFailures.window_ends_at).where(_KEY)
+_FAILURES = select(SignInFailures.consecutive, SignInFailures.window_ends_at).where(_KEY)
 # A right password ends the run of wrong ones, but leaves those of this window on the count: an owner who
 # signs in must not hand a guesser ten more guesses.
 _GIVE_BACK = (

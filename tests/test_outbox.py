@@ -398,29 +398,6 @@ def test_a_drainer_that_is_told_to_stop_finishes_the_mail_at_hand(with_mail):
     assert (len(with_mail.messages), outbox.depth()) == (1, 2)
 
 
-def test_several_drainers_send_each_mail_once(with_mail):
-    """Four at once, a hundred mails: none is lost, none leaves twice."""
-    app, sent = current_app._get_current_object(), []
-    for number in range(100):
-        ask(factories.account(f"user{number}@example.com").email)
-    barrier = threading.Barrier(4)
-
-    def drain() -> None:
-        with app.app_context():
-            barrier.wait()
-            sent.append(outbox.deliver())
-
-    threads = [threading.Thread(target=drain) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert sum(count for count, _ in sent) == 100
-    assert sum(failed for _, failed in sent) == 0
-    assert len({tuple(each) for each in with_mail.recipients}) == len(with_mail.recipients) == 100
-
-
 # Verified connections
 
 

@@ -189,7 +189,7 @@ def test_a_hundred_wrong_passwords_in_a_row_leave_only_the_reset(ada, time_machi
         time_machine.move_to(NOON + window * timedelta(minutes=15), tick=False)
         fail(times=10)
     time_machine.move_to(NOON + timedelta(days=400), tick=False)
-    with pytest.raises(TooManyAttempts):
+    with pytest.raises(TooManyAttempts, match="Reset your password to sign in again"):
         accounts.authenticate(ADA, factories.PASSWORD)
     assert counted() == (10, 100)
 
