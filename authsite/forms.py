@@ -184,7 +184,9 @@ class LoginForm(Form):
         del self.remember
 
 
-class RegisterForm(Form):
+class PersonForm(Form):
+    """What people tell of themselves; beside the first name it may stay unsaid."""
+
     nullable = frozenset({"last_name", "phone_number"})
 
     first_name = StringField(
@@ -192,34 +194,23 @@ class RegisterForm(Form):
         filters=[one_line],
         validators=[Text("Enter your first name", most=MAX_NAME, name="First name")],
     )
+    last_name = StringField(
+        "Last name", filters=[one_line], validators=[Text(most=MAX_NAME, name="Last name")]
+    )
+    phone_number = StringField(
+        "Phone number",
+        filters=[strip],
+        validators=[Text(most=MAX_PHONE, name="Phone number"), is_phone_number],
+    )
+
+
+class RegisterForm(PersonForm):
     email = EmailField("Email address", filters=[strip], validators=[is_email])
     password = PasswordField("Create a password", validators=[is_strong_password])
-    last_name = StringField(
-        "Last name", filters=[one_line], validators=[Text(most=MAX_NAME, name="Last name")]
-    )
-    phone_number = StringField(
-        "Phone number",
-        filters=[strip],
-        validators=[Text(most=MAX_PHONE, name="Phone number"), is_phone_number],
-    )
 
 
-class DetailsForm(Form):
-    nullable = frozenset({"last_name", "phone_number"})
-
-    first_name = StringField(
-        "First name",
-        filters=[one_line],
-        validators=[Text("Enter your first name", most=MAX_NAME, name="First name")],
-    )
-    last_name = StringField(
-        "Last name", filters=[one_line], validators=[Text(most=MAX_NAME, name="Last name")]
-    )
-    phone_number = StringField(
-        "Phone number",
-        filters=[strip],
-        validators=[Text(most=MAX_PHONE, name="Phone number"), is_phone_number],
-    )
+class DetailsForm(PersonForm):
+    """Changes what is named."""
 
     def _drop_absent(self) -> None:
         for name in {field.name for field in self} - self.given:
