@@ -148,8 +148,8 @@ def _engine_options(url: str) -> dict[str, Any]:
     if url.startswith("sqlite"):
         return {"connect_args": {"timeout": 5}, "skip_autocommit_rollback": True}
     return {
-        "pool_size": 4,  # one for each thread of a worker
-        "max_overflow": 2,
+        "pool_size": 6,  # one for each thread of a worker
+        "max_overflow": 4,
         "pool_timeout": 5,
         "pool_use_lifo": True,
         "isolation_level": "AUTOCOMMIT",

@@ -1,5 +1,9 @@
 """Whether the service is up, for whoever restarts or routes to it."""
 
+import functools
+from typing import Any
+
+from alembic.script import ScriptDirectory
 from flask import Blueprint, Response, current_app
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,17 +22,27 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Answer 200 when the database and the limiter's store answer, else 503; never why."""
-    if _database_answers() and _limiter_store_answers():
+    """Answer 200 when the database is migrated and the limiter's store answers, else 503; never why."""
+    if _database_is_migrated() and _limiter_store_answers():
         return Response("ready\n", mimetype="text/plain")
     return Response("not ready\n", 503, mimetype="text/plain")
 
 
-def _database_answers() -> bool:
+def _database_is_migrated() -> bool:
     try:
-        return db.row(text("SELECT 1")) is not None
+        rows = db.rows(text("SELECT version_num FROM alembic_version"))
     except SQLAlchemyError:
         return False
+    versions = {row.version_num for row in rows}
+    # What is not known here is newer: while a release goes on, old code serves the new schema.
+    return bool(versions) and not versions & _older_versions(current_app.extensions["migrate"])
+
+
+@functools.cache
+def _older_versions(migrate: Any) -> frozenset[str]:
+    """Return the migrations after which another one has come."""
+    scripts = ScriptDirectory.from_config(migrate.migrate.get_config(migrate.directory))
+    return frozenset(each.revision for each in scripts.walk_revisions()) - set(scripts.get_heads())
 
 
 def _limiter_store_answers() -> bool:

@@ -154,3 +154,19 @@ def test_a_rotation_changes_no_indexed_column(app_context):
     indexes = inspect(db.engine()).get_indexes("user_sessions")
 
     assert not moving & {column for each in indexes for column in each["column_names"]}
+
+
+def test_a_service_is_ready_once_its_database_is_migrated(tmp_path):
+    """DP-10, AP-17: before that it says so; a newer schema than its own is good, as during a release."""
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
+    client = app.test_client()
+    before = client.get("/readyz")
+    assert (before.status_code, before.text) == (503, "not ready\n")
+    with app.app_context():
+        upgrade()
+        assert client.get("/readyz").status_code == 200
+        with db.engine().begin() as connection:
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'of tomorrow'")
+        assert client.get("/readyz").status_code == 200
+        db.engine().dispose()
