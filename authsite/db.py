@@ -81,6 +81,10 @@ def after_commit(callback: Callable[[], None]) -> None:
     callbacks.append(callback)
 
 
+# What a statement meets when its connection is ended; not what has taken too long, which would again.
+HUNG_UP = (psycopg.OperationalError, psycopg.errors.AdminShutdown, psycopg.errors.CrashShutdown)
+
+
 class Prepared:
     """A statement of the hot paths, written as SQL once.
 
@@ -92,6 +96,7 @@ class Prepared:
 
     def __init__(self, statement: Select[*tuple[Any, ...]] | ReturningUpdate[Any]) -> None:
         self.statement = statement
+        self._is_read = isinstance(statement, Select)
         compiled = statement.compile(dialect=psycopg_dialect.dialect())  # type: ignore[no-untyped-call]
         self._sql = str(compiled)
         # Values that stand in the statement itself.
@@ -106,6 +111,17 @@ class Prepared:
             with _connected() as connection:
                 result = connection.execute(self.statement, parameters)
                 return result.first() if only_first else result.all()
+        try:
+            return self._send(autocommit, parameters, only_first)
+        except psycopg.OperationalError as error:
+            # The server hung up between the pool's look at the connection and the question.
+            if not self._is_read or type(error) not in HUNG_UP:
+                raise
+        return self._send(autocommit, parameters, only_first)
+
+    def _send(
+        self, autocommit: Engine, parameters: Mapping[str, Any] | None, only_first: bool
+    ) -> Any:
         pooled = autocommit.raw_connection()
         try:
             driver_connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
