@@ -148,7 +148,7 @@ def _engine_options(url: str) -> dict[str, Any]:
     if url.startswith("sqlite"):
         return {"connect_args": {"timeout": 5}, "skip_autocommit_rollback": True}
     return {
-        "pool_size": 6,  # one for each thread of a worker
+        "pool_size": 6,  # threads hold a connection for a statement, not for a request
         "max_overflow": 4,
         "pool_timeout": 5,
         "pool_use_lifo": True,

@@ -242,7 +242,7 @@ def _refuse_dropped(connection: Any, _record: Any, _proxy: Any) -> None:
     """Have the pool replace its connections where the server has ended this one.
 
     An idle connection has nothing to say: what waits to be read is the server's farewell. Looking costs no
-    round trip, as asking (pre-ping) does, and nothing is executed twice, as after a retry.
+    round trip, as asking (pre-ping) does, and a write need not be sent twice, as after a retry.
     """
     if connection.closed:
         raise InvalidatePoolError
