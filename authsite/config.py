@@ -148,8 +148,10 @@ def _engine_options(url: str) -> dict[str, Any]:
     if url.startswith("sqlite"):
         return {"connect_args": {"timeout": 5}, "skip_autocommit_rollback": True}
     return {
-        "pool_size": 6,  # threads hold a connection for a statement, not for a request
-        "max_overflow": 4,
+        # Fewer than threads: a connection is held for a statement, not for a request. None is beyond the
+        # size, for those are closed after each use: under load, a new server process for every statement.
+        "pool_size": 10,
+        "max_overflow": 0,
         "pool_timeout": 5,
         "pool_use_lifo": True,
         "isolation_level": "AUTOCOMMIT",
