@@ -109,6 +109,24 @@ def test_audience_and_key_are_both_needed(other):
         tokens.read(forged, purpose)
 
 
+@pytest.mark.parametrize("make", [access, refresh])
+def test_a_token_has_one_spelling(make):
+    """TK-10: no letter changed, none added, none left out, not even bits that base64 drops."""
+    token, purpose = make(), tokens.ACCESS if make is access else tokens.REFRESH
+    changed = {
+        token[:place] + letter + token[place + 1 :]
+        for place in range(len(token))
+        for letter in "AB-_.=+/ \n\x00é"
+    }
+    cut = {token[:place] + token[place + 1 :] for place in range(len(token))}
+    longer = {token + tail for tail in ("=", "==", ".", "\n", " ", "A", "." + token)}
+
+    for each in (changed | cut | longer | {f" {token}", f"={token}"}) - {token}:
+        with pytest.raises(INVALID[purpose]):
+            tokens.read(each, purpose)
+    assert tokens.read(token, purpose).session_id == SESSION
+
+
 @pytest.mark.parametrize("claim", ["iss", "aud", "sub", "sid", "jti", "iat", "exp"])
 def test_every_claim_is_required(claim):
     """TK-01: signed with our own key, but one claim short."""
