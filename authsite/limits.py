@@ -8,6 +8,7 @@ two round trips and, measured on the authenticated read, as much time as all the
 """
 
 import functools
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 from flask import Flask, Response, current_app, g, request
 from limits.storage import MemoryStorage, RedisStorage
 from redis import RedisError
+from redis.exceptions import NoScriptError
 
 from . import events
 from .errors import TooManyAttempts
@@ -75,7 +77,8 @@ class Store:
         self._memory = storage if isinstance(storage, MemoryStorage) else MemoryStorage()
         self._pause = self._ask_again_at = 0.0
         if isinstance(storage, RedisStorage):
-            self._script = storage.get_connection().register_script(HIT.encode())
+            client: Any = storage.get_connection()
+            self._connections = client.connection_pool
             self._prefixed = storage.prefixed_key
         self._is_shared = isinstance(storage, RedisStorage)
 
@@ -96,8 +99,24 @@ class Store:
 
     def _hit_redis(self, key: str, amount: int) -> Window:
         now = time.time()
-        answer = self._script([self._prefixed(key)], [repr(now), amount, WINDOW_SECONDS])
+        arguments = (1, self._prefixed(key), repr(now), amount, WINDOW_SECONDS)
+        try:
+            answer = self._ask("EVALSHA", HIT_DIGEST, *arguments)
+        except NoScriptError:  # the first request of all, or the first after a restart of the store
+            answer = self._ask("EVAL", HIT, *arguments)
         return _window(bool(answer[0]), amount - int(answer[1]), float(answer[2]), now)
+
+    def _ask(self, *command: Any) -> Any:
+        """Send one command and return its answer; what fails is not tried again. Raise RedisError.
+
+        Without the client's layers of retries and callbacks: measured, 70 µs instead of 105.
+        """
+        connection = self._connections.get_connection()
+        try:
+            connection.send_command(*command)
+            return connection.read_response()
+        finally:
+            self._connections.release(connection)
 
     def _hit_memory(self, key: str, amount: int) -> Window:
         is_allowed = self._memory.acquire_entry(key, amount, WINDOW_SECONDS)
@@ -154,6 +173,7 @@ while low < high do
 end
 return {allowed, low, low > 0 and redis.call('lindex', KEYS[1], low - 1) or ARGV[1]}
 """
+HIT_DIGEST = hashlib.sha1(HIT.encode(), usedforsecurity=False).hexdigest()  # as EVALSHA names it
 
 
 def init_app(app: Flask) -> None:

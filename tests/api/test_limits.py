@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+import redis
 import requests
 from sqlalchemy import select, update
 
@@ -489,6 +490,22 @@ def test_the_limit_holds_for_all_processes_together(sqlite_url, valkey_url):
         assert remaining == ["r=4", "r=3", "r=2", "r=1", "r=0", "r=0"]
         assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
         assert try_site(one.url, new_address()).status_code == 422
+
+
+@pytest.mark.redis
+def test_a_store_that_has_forgotten_its_scripts_goes_on_counting(make_app, valkey_url):
+    """FA-03: as after its restart, where what it counted was kept."""
+    client = make_app(REDIS_URL=valkey_url, TRUSTED_PROXY_HOPS="1").test_client()
+    address = new_address()
+
+    def remaining():
+        headers = {"X-Forwarded-For": address}
+        answer = client.post(f"{V1}/auth/register", json={}, headers=headers)
+        return answer.headers["RateLimit"].split(";")[1]
+
+    assert remaining() == "r=4"
+    redis.from_url(valkey_url).script_flush()
+    assert [remaining(), remaining()] == ["r=3", "r=2"]
 
 
 @pytest.mark.redis
