@@ -1,5 +1,6 @@
 """Security events and the log: one JSON line each, never a secret or an address of mail."""
 
+import contextlib
 import json
 import logging
 import sys
@@ -8,6 +9,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
+
+import orjson
 
 _log = logging.getLogger("authsite.events")
 
@@ -18,7 +21,12 @@ context: ContextVar[Mapping[str, Any]] = ContextVar(
 
 def record(event: str, *, outcome: str = "success", **facts: object) -> None:
     """Log one event of SECURITY LG-03 with what the request knows (request id, IP, user agent)."""
-    _log.info(event, extra={"facts": {"event": event, "outcome": outcome} | facts})
+    if not _log.isEnabledFor(logging.INFO):
+        return
+    # As Logger.info does, but for the walk up the stack to find who has called it.
+    entry = logging.LogRecord(_log.name, logging.INFO, "", 0, event, None, None)
+    entry.facts = {"event": event, "outcome": outcome} | facts
+    _log.handle(entry)
 
 
 class JsonFormatter(logging.Formatter):
@@ -33,7 +41,7 @@ class JsonFormatter(logging.Formatter):
         line |= {**context.get()} | getattr(record, "facts", {"message": record.getMessage()})
         if record.exc_info and record.exc_info[0]:
             line["exception"] = self._traceback(record)
-        return json.dumps(line, default=str)
+        return _to_json(line)
 
     def _traceback(self, record: logging.LogRecord) -> list[str]:
         """Return where it happened and the type; the text of an exception may hold what was typed in."""
@@ -45,6 +53,15 @@ class JsonFormatter(logging.Formatter):
             lines.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
             trace = trace.tb_next
         return lines
+
+
+def _to_json(line: dict[str, Any]) -> str:
+    """Return one line of ASCII, whatever it holds; for nearly all the fast encoder's is that already."""
+    with contextlib.suppress(TypeError):  # half a surrogate pair
+        text = orjson.dumps(line, default=str, option=orjson.OPT_PASSTHROUGH_DATETIME)
+        if text.isascii():
+            return text.decode()
+    return json.dumps(line, default=str)
 
 
 def configure() -> None:
