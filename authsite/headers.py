@@ -4,8 +4,10 @@ import hashlib
 import re
 import time
 import uuid
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, g, redirect, request
@@ -13,6 +15,9 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from . import events
 from .errors import Forbidden
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 API_PREFIX = "/api/"
 CONTENT_SECURITY_POLICY = (
@@ -28,26 +33,60 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-HEALTH = frozenset({"/healthz", "/readyz"})
+UNLOGGED = ("/healthz", "/readyz", "/static/")
 HSTS = "max-age=63072000; includeSubDomains"
 CORS_HEADERS = "Authorization, Content-Type, X-Device-Id, X-Request-Id"
 CORS_EXPOSED = "RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{20,200}")
+_ENVIRON_KEY = "authsite.request_id"
 
 
 def init_app(app: Flask) -> None:
-    app.before_request(_identify)
-    app.before_request(_insist_on_https)
-    app.after_request(_log)
+    app.wsgi_app = Envelope(app)  # type: ignore[method-assign]
+    if app.config["IS_PRODUCTION"]:
+        app.before_request(_insist_on_https)
     app.after_request(_add)
     app.add_template_global(static_url)
 
 
+class Envelope:
+    """The WSGI layer around the application: whatever answers, and whichever way, carries what all do.
+
+    Here and not in an after_request function, because it costs a fifth of the time.
+    """
+
+    def __init__(self, app: Flask) -> None:
+        self._wsgi_app = app.wsgi_app
+        self._headers = list(SECURITY_HEADERS.items())
+        if app.config["IS_PRODUCTION"]:
+            self._headers.append(("Strict-Transport-Security", HSTS))
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        began_at = time.perf_counter()
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        environ[_ENVIRON_KEY] = request_id
+        events.context.set(
+            {
+                "request_id": request_id,
+                "ip": environ.get("REMOTE_ADDR"),
+                "user_agent": environ.get("HTTP_USER_AGENT", "")[:512],
+            }
+        )
+
+        def start(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
+            _log(int(status[:3]), began_at)
+            headers = [*headers, *self._headers, ("X-Request-Id", request_id)]
+            return start_response(status, headers, *failure)
+
+        return self._wsgi_app(environ, start)
+
+
 def request_id() -> str:
     """Return this request's id, which its response, log lines and problem carry."""
-    if "request_id" not in g:
-        _identify()
-    return str(g.request_id)
+    return str(request.environ[_ENVIRON_KEY])
 
 
 def is_api() -> bool:
@@ -70,9 +109,7 @@ def _identify() -> None:
 
 def _insist_on_https() -> BaseResponse | None:
     """Send a page to https; refuse the API, whose secrets have then already gone over the wire."""
-    if not current_app.config["IS_PRODUCTION"] or request.is_secure:
-        return None
-    if request.path in HEALTH:
+    if request.is_secure or request.path in {"/healthz", "/readyz"}:
         return None
     if is_api():
         raise Forbidden("Use https")
@@ -82,53 +119,46 @@ def _insist_on_https() -> BaseResponse | None:
 
 
 def _add(response: Response) -> Response:
-    headers = response.headers
-    headers.extend(SECURITY_HEADERS)
-    headers["X-Request-Id"] = request_id()
-    if current_app.config["IS_PRODUCTION"]:
-        headers["Strict-Transport-Security"] = HSTS
-    if request.endpoint == "static" and response.status_code in {200, 206, 304}:
-        headers["Cache-Control"] = _static_caching()
-    elif "Cache-Control" not in headers:
-        headers["Cache-Control"] = "no-store"
     if is_api():
         _allow_origin(response)
+    if request.endpoint == "static" and response.status_code in {200, 206, 304}:
+        response.headers["Cache-Control"] = _static_caching()
+    elif "Cache-Control" not in response.headers:
+        response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def _log(response: Response) -> Response:
+def _log(status: int, began_at: float) -> None:
     """Log the request in one line; never its query, which may hold a reset token."""
-    if request.path in HEALTH or request.endpoint == "static":
-        return response
+    if request.path.startswith(UNLOGGED):
+        return
     session = g.get("session")
-    refusal = "refused" if response.status_code < 500 else "error"
+    refusal = "refused" if status < 500 else "error"
     events.record(
         "request",
-        outcome="success" if response.status_code < 400 else refusal,
+        outcome="success" if status < 400 else refusal,
         method=request.method,
         path=request.path[:200],
-        status=response.status_code,
-        milliseconds=round((time.perf_counter() - g.began_at) * 1000, 1),
+        status=status,
+        milliseconds=round((time.perf_counter() - began_at) * 1000, 1),
         user_id=session and session.account.id,
         session_id=session and session.id,
     )
-    return response
 
 
 def _allow_origin(response: Response) -> None:
     """Let the listed origins read the answer; never with credentials (Fetch standard, CORS protocol)."""
-    response.headers.add("Vary", "Origin")
+    headers = response.headers
+    headers.add("Vary", "Origin")
     origin = request.headers.get("Origin")
     if origin is None or origin not in current_app.config["CORS_ORIGINS"]:
         return
-    response.headers["Access-Control-Allow-Origin"] = origin
-    response.headers["Access-Control-Expose-Headers"] = CORS_EXPOSED
-    # Without this a page of another origin could not read what CORS has just allowed.
-    response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+    headers["Access-Control-Allow-Origin"] = origin
+    headers["Access-Control-Expose-Headers"] = CORS_EXPOSED
     if request.method == "OPTIONS":
-        response.headers["Access-Control-Allow-Methods"] = ", ".join(sorted(response.allow))
-        response.headers["Access-Control-Allow-Headers"] = CORS_HEADERS
-        response.headers["Access-Control-Max-Age"] = "600"
+        headers["Access-Control-Allow-Methods"] = ", ".join(sorted(response.allow))
+        headers["Access-Control-Allow-Headers"] = CORS_HEADERS
+        headers["Access-Control-Max-Age"] = "600"
 
 
 def static_url(filename: str) -> str:
