@@ -38,7 +38,7 @@ def slot() -> Iterator[None]:
 def hash_password(password: str) -> str:
     """Return the argon2id hash (PHC string, at most 255 characters) of the NFC-normalised password."""
     with slot():
-        return HASHER.hash(_normalise(password))
+        return HASHER.hash(normalise(password))
 
 
 def is_correct(password: str, password_hash: str | None) -> bool:
@@ -46,11 +46,11 @@ def is_correct(password: str, password_hash: str | None) -> bool:
     with slot():
         try:
             if password_hash is None:
-                HASHER.verify(_dummy_hash(HASHER), _normalise(password))
+                HASHER.verify(_dummy_hash(HASHER), normalise(password))
                 return False
             if password_hash.startswith(("scrypt:", "pbkdf2:")):
                 return check_password_hash(password_hash, password)
-            return HASHER.verify(password_hash, _normalise(password))
+            return HASHER.verify(password_hash, normalise(password))
         except (VerificationError, ValueError):
             # Wrong, or the hash is damaged, or the password holds half a surrogate pair: it has no bytes.
             return False
@@ -64,8 +64,11 @@ def is_outdated(password_hash: str) -> bool:
         return True
 
 
-def _normalise(password: str) -> str:
-    # NIST SP 800-63B-4 §3.1.1.2: the same characters typed on another keyboard give the same bytes.
+def normalise(password: str) -> str:
+    """Return the password as it is hashed: however a keyboard composes its characters, the same bytes.
+
+    NIST SP 800-63B-4 §3.1.1.2, form NFC.
+    """
     return unicodedata.normalize("NFC", password)
 
 

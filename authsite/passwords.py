@@ -107,7 +107,7 @@ def change(
     account = session.account
     password_policy.require_strong(new_password, email=account.email, field="new_password")
     seen = confirm(account, current_password)
-    if current_password == new_password:
+    if hashing.normalise(current_password) == hashing.normalise(new_password):
         raise WeakPassword(
             "New password must be different from the current one", field="new_password"
         )

@@ -329,6 +329,15 @@ def test_a_refused_change_changes_nothing(ada, current, new, refusal):
     assert mails() == []
 
 
+def test_the_same_password_typed_on_another_keyboard_is_no_new_one(ada):
+    """PW-11."""
+    composed, decomposed = "d\u00e9j\u00e0 vu again", "de\u0301ja\u0300 vu again"
+    passwords.change(session_of(ada), PASSWORD, composed, ip_address=None)
+
+    with pytest.raises(WeakPassword):
+        passwords.change(session_of(ada, composed), composed, decomposed, ip_address=None)
+
+
 def test_a_change_does_not_overwrite_one_that_came_between(ada, monkeypatch):
     """SE-08: the password that was verified is no longer the one that is replaced."""
     own = session_of(ada)
