@@ -98,7 +98,7 @@ class Prepared:
         self.statement = statement
         self._is_read = isinstance(statement, Select)
         compiled = statement.compile(dialect=psycopg_dialect.dialect())  # type: ignore[no-untyped-call]
-        self._sql = str(compiled)
+        self._sql = str(compiled).encode()  # the driver would encode it anew each time
         # Values that stand in the statement itself.
         self._constants = {
             name: value for name, value in compiled.params.items() if value is not None

@@ -291,11 +291,9 @@ def read_json_object() -> dict[str, Any]:
     text = read_body()
     try:
         # The depth is known before the parser recurses.
-        if _depth(text) > MAX_DEPTH:
+        if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
             raise MalformedRequest("The JSON is nested too deeply")
-        found = json.loads(
-            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant
-        )
+        found = _DECODER.decode(text)
     except (ValueError, RecursionError):
         raise MalformedRequest("The body is not valid JSON") from None
     if not isinstance(found, dict):
@@ -358,6 +356,9 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
 
 
 def _text_problem(value: object) -> str | None:
