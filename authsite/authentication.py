@@ -4,7 +4,7 @@ import functools
 import re
 import secrets
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 from urllib.parse import urlencode
@@ -24,7 +24,7 @@ from flask import (
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from werkzeug.exceptions import HTTPException
 
-from . import accounts, clock, headers, places, sessions, tokens
+from . import accounts, clock, db, headers, places, sessions, tokens
 from .errors import InvalidInput, MalformedRequest, NotAuthenticated, SessionRevoked
 from .limits import canonical_address
 from .models import MAX_USER_AGENT
@@ -53,6 +53,19 @@ def current_session() -> sessions.Resumed:
     return cast(sessions.Resumed, g.session)
 
 
+def current_sessions() -> Sequence[db.Row]:
+    """Return all live sessions of the user behind this request, last used first."""
+    if "sessions" not in g:
+        g.sessions = sessions.active_for(current_session().account.id)
+    return cast("Sequence[db.Row]", g.sessions)
+
+
+def lists_sessions(view: View) -> View:
+    """Mark an API view that shows all sessions: they come with the caller's, in one read."""
+    view.lists_sessions = True  # type: ignore[attr-defined]
+    return view
+
+
 def public(view: View) -> View:
     """Mark an API view that answers without a token; all others demand one."""
     view.is_public = True  # type: ignore[attr-defined]
@@ -68,8 +81,13 @@ def from_bearer() -> None:
     # A browser asks with OPTIONS, and without the token, whether it may send it (Fetch, CORS preflight).
     if getattr(view, "is_public", False) or request.method == "OPTIONS":
         return
-    g.session = sessions.resume_api(*_claims())
-    sessions.touch(g.session, ip_address=remote_address())
+    session_id, user_id = _claims()
+    if getattr(view, "lists_sessions", False):
+        g.session, g.sessions = sessions.resume_api_with_all(session_id, user_id)
+    else:
+        g.session = sessions.resume_api(session_id, user_id)
+    if sessions.touch(g.session, ip_address=remote_address()) is not g.session:
+        g.pop("sessions", None)  # it has just moved to the top
 
 
 def _claims() -> tuple[Any, Any]:

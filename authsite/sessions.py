@@ -156,6 +156,13 @@ def resume_api(session_id: uuid.UUID, user_id: uuid.UUID) -> Resumed:
     return _resumed(row)
 
 
+def resume_api_with_all(session_id: uuid.UUID, user_id: uuid.UUID) -> tuple[Resumed, Sequence[Row]]:
+    """Like resume_api; in the same read all of the user's live sessions, last used first."""
+    rows = db.rows(_RESUME_API_WITH_ALL, {"user_id": user_id, "now": clock.now()})
+    own = next((row for row in rows if row.id == session_id and row.has_tokens), None)
+    return _resumed(own), rows
+
+
 def resume_page(session_id: uuid.UUID, cookie_secret: str) -> Resumed:
     """Return the live session that a cookie names; raise SessionRevoked when it is not live."""
     digest = cookie_digest(cookie_secret)
@@ -418,7 +425,7 @@ def _make_room(session: dict[str, Any], earlier: Row | None, now: datetime) -> N
 def _resumed(row: Row | None) -> Resumed:
     if row is None:
         raise SessionRevoked
-    account = Account._make(row[_SESSION_WIDTH:])
+    account = Account._make(row[_SESSION_WIDTH : _SESSION_WIDTH + len(ACCOUNT_COLUMNS)])
     return Resumed._make((*row[:_SESSION_WIDTH], account))
 
 
@@ -622,10 +629,11 @@ _SHOWN_COLUMNS = (
     UserSession.end_reason,
     UserSession.ended_from,
 )
+_LAST_USED_FIRST = (UserSession.last_used_at.desc(), UserSession.id.desc())
 _ACTIVE_FOR = (
     select(*_SHOWN_COLUMNS)
     .where(UserSession.user_id == _USER_ID, _IS_LIVE)
-    .order_by(UserSession.last_used_at.desc(), UserSession.id.desc())
+    .order_by(*_LAST_USED_FIRST)
 )
 _KNOWN_BROWSER = (
     select(UserSession.id)
@@ -637,6 +645,18 @@ _KNOWN_BROWSER = (
     .limit(1)
 )
 _LIST_ACTIVE = db.Prepared(_ACTIVE_FOR)
+_RESUMED = {each.key for each in _SESSION_COLUMNS}
+_RESUME_API_WITH_ALL = db.Prepared(
+    select(
+        *_SESSION_COLUMNS,
+        *(each.label(f"account_{each.key}") for each in ACCOUNT_COLUMNS),
+        *(each for each in _SHOWN_COLUMNS if each.key not in _RESUMED),
+        UserSession.refresh_jti.is_not(None).label("has_tokens"),
+    )
+    .join_from(UserSession, User, User.id == UserSession.user_id)
+    .where(UserSession.user_id == _USER_ID, _IS_LIVE, User.is_active)
+    .order_by(*_LAST_USED_FIRST)
+)
 _FIND_OWN = _ACTIVE_FOR.where(UserSession.id == _SESSION_ID)
 _RECENTLY_ENDED_FOR = (
     select(*_SHOWN_COLUMNS)

@@ -183,7 +183,7 @@ def sent_statements(
         execute = psycopg.Cursor.execute
 
         def note(cursor: Any, statement: Any, *more: Any, **options: Any) -> Any:
-            sent.append(str(statement))
+            sent.append(statement.decode() if isinstance(statement, bytes) else str(statement))
             return execute(cursor, statement, *more, **options)
 
         with monkeypatch.context() as patch:

@@ -44,11 +44,12 @@ def logout_all() -> dict[str, Any]:
 
 
 @blueprint.get("/sessions/me")
+@authentication.lists_sessions
 @limits.list_sessions
 def list_my_sessions() -> dict[str, Any]:
     """Return the user's live sessions, last used first."""
     caller = authentication.current_session()
-    rows = sessions.active_for(caller.account.id)
+    rows = authentication.current_sessions()
     return {
         "sessions": [answers.session(row, current=caller.id) for row in rows],
         "total": len(rows),

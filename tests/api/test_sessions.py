@@ -157,13 +157,22 @@ def test_use_is_noted_at_most_once_a_minute_and_never_goes_back(app, client, hel
     assert row_of(app, held).last_used_at == later
 
 
-def test_the_list_is_at_most_two_statements(client, held, sent_statements):
-    """LD-03"""
+def test_the_list_is_one_select(client, held, sent_statements):
+    """LD-03: the caller's own session is one of them."""
     for _ in range(3):
         log_in(client)
     with sent_statements() as sent:
-        list_sessions(client, held)
-    assert len(sent) <= 2, sent
+        assert len(list_sessions(client, held)) == 4
+    assert [statement.split()[0] for statement in sent] == ["SELECT"]
+
+
+def test_the_first_look_in_a_minute_shows_itself_as_the_latest_use(client, held, time_machine):
+    """SE-15, SE-20"""
+    log_in(client)
+    time_machine.move_to(clock.now() + timedelta(seconds=61), tick=False)
+    first, second = list_sessions(client, held)
+    assert (first["is_current"], second["is_current"]) == (True, False)
+    assert first["last_used_at"] > second["last_used_at"]
 
 
 # Rename
