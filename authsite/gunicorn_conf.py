@@ -3,13 +3,15 @@
 import contextlib
 import ctypes
 import os
+from concurrent.futures import Executor
 from typing import Any
+
+from gunicorn.workers.gthread import ThreadWorker
 
 bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
-worker_class = "gthread"
-# Sign-ins wait for their turn to hash and hold a thread meanwhile; cheap requests need one that is free.
-threads = 16
+threads = 4  # at work at once; see authsite/threads.py
+MOST_THREADS = 64  # with those that wait
 timeout = 25
 graceful_timeout = 20
 keepalive = 95  # longer than the router's 90, so that it never meets a closing connection
@@ -17,6 +19,19 @@ max_requests = 200_000
 max_requests_jitter = 20_000
 control_socket_disable = True
 accesslog = None  # each request is logged by the application, with its id
+
+
+class ElasticThreadWorker(ThreadWorker):
+    """gunicorn's gthread with threads of our own."""
+
+    def get_thread_pool(self) -> Executor:
+        # Not before the fork: what the main process has imported, a reload (SIGHUP) does not renew.
+        from authsite.threads import ElasticThreads
+
+        return ElasticThreads(self.cfg.threads, MOST_THREADS)
+
+
+worker_class = ElasticThreadWorker
 
 M_MMAP_THRESHOLD = -3  # malloc.h
 

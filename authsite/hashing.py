@@ -14,6 +14,8 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from werkzeug.security import check_password_hash
 
+from . import threads
+
 HASHER = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
 # Each hash takes 19 MiB and a core: more at once only starves the cheap requests and the memory.
@@ -27,12 +29,15 @@ def slot() -> Iterator[None]:
     if getattr(_held, "is_held", False):
         yield
         return
-    with _slots:
-        _held.is_held = True
-        try:
-            yield
-        finally:
-            _held.is_held = False
+    if not _slots.acquire(blocking=False):
+        threads.step_aside()
+        _slots.acquire()
+    _held.is_held = True
+    try:
+        yield
+    finally:
+        _held.is_held = False
+        _slots.release()
 
 
 def hash_password(password: str) -> str:

@@ -3,11 +3,13 @@
 import http.client
 import json
 import re
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -409,6 +411,23 @@ def test_fifty_sign_ins_at_once_all_succeed_and_take_little_memory(unlimited_sit
     assert Counter(each.result()[0].status for each in running) == {200: 50}
     print(f"at most {max(held):.0f} MiB; cheap pages in {max(took) * 1000:.0f} ms at most")
     assert max(held) < 400
+    assert sorted(took)[len(took) * 9 // 10] < 0.5
+
+
+def test_bodies_that_do_not_come_keep_nobody_from_an_answer(sqlite_url):
+    """PW-14, DP-08: more of them than one process has threads at work, or had when each held one."""
+    head = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
+    head += b"Content-Type: application/x-www-form-urlencoded\r\n\r\nemail="
+    with (
+        services.Site({"DATABASE_URL": sqlite_url}, workers=1) as site,
+        ExitStack() as open_connections,
+    ):
+        for _ in range(40):
+            connection = socket.create_connection((services.HOST, site.port))
+            open_connections.enter_context(connection).sendall(head)
+        for _ in range(20):
+            answer = requests.get(f"{site.url}/login", headers={"Connection": "close"}, timeout=10)
+            assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("which", ["sqlite", pytest.param("postgresql", marks=ON_BOTH_STORES)])
