@@ -18,6 +18,7 @@ keepalive = 95  # longer than the router's 90, so that it never meets a closing 
 max_requests = 200_000
 max_requests_jitter = 20_000
 control_socket_disable = True
+forwarded_allow_ips = ""  # whom to believe about addresses is TRUSTED_PROXY_HOPS, and nothing else
 accesslog = None  # each request is logged by the application, with its id
 
 

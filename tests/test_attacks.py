@@ -414,6 +414,25 @@ def test_fifty_sign_ins_at_once_all_succeed_and_take_little_memory(unlimited_sit
     assert sorted(took)[len(took) * 9 // 10] < 0.5
 
 
+@pytest.mark.postgresql
+@pytest.mark.redis
+def test_only_a_proxy_that_the_settings_name_is_believed_about_https(stores):
+    """LT-10: not even one on this machine."""
+    environ = {
+        **stores,
+        "APP_ENV": "production",
+        "PUBLIC_BASE_URL": f"https://{services.HOST}",
+        "MAIL_SERVER": services.HOST,
+    }
+    forged = {"X-Forwarded-Proto": "https", "X-Forwarded-SSL": "on", "X-Forwarded-Protocol": "ssl"}
+    for hops, status in (("0", 308), ("1", 200)):
+        with services.Site({**environ, "TRUSTED_PROXY_HOPS": hops}, workers=1) as site:
+            answer = requests.get(
+                f"{site.url}/login", headers=forged, allow_redirects=False, timeout=10
+            )
+            assert answer.status_code == status
+
+
 def test_bodies_that_do_not_come_keep_nobody_from_an_answer(sqlite_url):
     """PW-14, DP-08: more of them than one process has threads at work, or had when each held one."""
     head = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
