@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, current_app, g, redirect, request
@@ -76,12 +76,31 @@ class Envelope:
             }
         )
 
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            environ["wsgi.input"] = ChunkedBody(environ["wsgi.input"])
+
         def start(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
             _log(int(status[:3]), began_at)
             headers = [*headers, *self._headers, ("X-Request-Id", request_id)]
             return start_response(status, headers, *failure)
 
         return self._wsgi_app(environ, start)
+
+
+class ChunkedBody:
+    """A body in chunks, read from the server; wrong ones are a fault of the client's.
+
+    The server reports them by exceptions of its own, which are OSError here: Werkzeug answers it with 400.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._stream.read(size)
+        except Exception as error:
+            raise OSError("the body ends in a chunk that is none") from error
 
 
 def request_id() -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import time
 import uuid
 
@@ -11,6 +12,7 @@ from sqlalchemy import select
 
 from authsite import db, throttling
 from authsite.models import OutgoingMail, User, UserSession
+from tests import services
 from tests.api.conftest import (
     EMAIL,
     V1,
@@ -232,6 +234,24 @@ def test_the_real_server_holds_a_chunked_body_to_the_same_size(site):
         assert answer.status_code == status
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert answer.json()["status"] == status
+
+
+@pytest.mark.parametrize("path", [f"{V1}/auth/login", f"{V1}/auth/login/oauth", "/login"])
+@pytest.mark.parametrize("chunks", [b"zz\r\n{}\r\n", b"2\r\n{}XX0\r\n\r\n", b"5\r\n{}", b"-1\r\n"])
+def test_wrong_chunks_are_the_clients_fault(site, path, chunks):
+    """AP-06: the real server finds them while the body is read, with exceptions of its own."""
+    is_json = path == f"{V1}/auth/login"
+    kind = "application/json" if is_json else "application/x-www-form-urlencoded"
+    with socket.create_connection((services.HOST, site.port), timeout=10) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: {services.HOST}\r\nContent-Type: {kind}\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n".encode()
+            + chunks
+        )
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in answer or not path.startswith(V1)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
