@@ -99,6 +99,7 @@ class Prepared:
         self._is_read = isinstance(statement, Select)
         compiled = statement.compile(dialect=psycopg_dialect.dialect())  # type: ignore[no-untyped-call]
         self._sql = str(compiled).encode()  # the driver would encode it anew each time
+        self._make_row: Callable[[Sequence[Any]], Any] | None = None
         # Values that stand in the statement itself.
         self._constants = {
             name: value for name, value in compiled.params.items() if value is not None
@@ -119,13 +120,19 @@ class Prepared:
                 raise
         return self._send(autocommit, parameters, only_first)
 
+    def _row_maker(self, cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Any]:
+        """Return what makes rows of values; the columns of a statement are always the same."""
+        if self._make_row is None:
+            self._make_row = namedtuple_row(cursor)
+        return self._make_row
+
     def _send(
         self, autocommit: Engine, parameters: Mapping[str, Any] | None, only_first: bool
     ) -> Any:
         pooled = autocommit.raw_connection()
         try:
             driver_connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
-            cursor = driver_connection.cursor(binary=True, row_factory=namedtuple_row)
+            cursor = driver_connection.cursor(binary=True, row_factory=self._row_maker)
             cursor.execute(self._sql, {**self._constants, **(parameters or {})})
             return cursor.fetchone() if only_first else cursor.fetchall()
         finally:
