@@ -1,6 +1,7 @@
 """What every request and response carries: its id, security headers, caching, CORS, https."""
 
 import hashlib
+import os
 import re
 import time
 import uuid
@@ -193,13 +194,13 @@ def _static_caching() -> str:
 
 
 def _version(filename: str) -> str:
-    path = Path(str(current_app.static_folder), filename)
-    return _content_hash(path, path.stat().st_mtime_ns)
+    path = f"{current_app.static_folder}/{filename}"
+    return _content_hash(path, os.stat(path).st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _content_hash(path: Path, _changed_at: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+def _content_hash(path: str, _changed_at: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
 
 
 def require_own_origin() -> None:

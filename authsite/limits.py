@@ -150,28 +150,21 @@ def _window(is_allowed: bool, remaining: int, oldest: float, now: float) -> Wind
     return Window(is_allowed, max(0, remaining), min(max(1, resets_in), WINDOW_SECONDS))
 
 
-# KEYS[1] is a list of the times of the latest hits, newest first, at most as many as the limit.
+# KEYS[1] is a list of the times of the hits that count, newest first.
 HIT = """
 local now, limit, window = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local floor = now - window
-local last = redis.call('lindex', KEYS[1], limit - 1)
-local allowed = 0
-if not last or tonumber(last) < floor then
-    redis.call('lpush', KEYS[1], ARGV[1])
-    redis.call('ltrim', KEYS[1], 0, limit - 1)
-    redis.call('expire', KEYS[1], window)
-    allowed = 1
+local oldest = redis.call('lindex', KEYS[1], -1)
+while oldest and tonumber(oldest) < now - window do
+    redis.call('rpop', KEYS[1])
+    oldest = redis.call('lindex', KEYS[1], -1)
 end
-local low, high = 0, redis.call('llen', KEYS[1])
-while low < high do
-    local middle = math.floor((low + high) / 2)
-    if tonumber(redis.call('lindex', KEYS[1], middle)) >= floor then
-        low = middle + 1
-    else
-        high = middle
-    end
+local hits = oldest and redis.call('llen', KEYS[1]) or 0
+if hits >= limit then
+    return {0, hits, oldest}
 end
-return {allowed, low, low > 0 and redis.call('lindex', KEYS[1], low - 1) or ARGV[1]}
+redis.call('lpush', KEYS[1], ARGV[1])
+redis.call('expire', KEYS[1], window)
+return {1, hits + 1, oldest or ARGV[1]}
 """
 HIT_DIGEST = hashlib.sha1(HIT.encode(), usedforsecurity=False).hexdigest()  # as EVALSHA names it
 
