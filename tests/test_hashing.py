@@ -1,5 +1,7 @@
 """Hashing: which hashes are made, which still verify, and how many at a time."""
 
+import functools
+import os
 import subprocess
 import sys
 import threading
@@ -151,6 +153,32 @@ def test_at_most_two_hashes_are_made_at_once():
 
     assert len(most) == 10
     assert max(most) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_a_hash_leaves_the_processor_to_cheap_requests():
+    """PW-14."""
+    niceness = functools.partial(os.getpriority, os.PRIO_PROCESS, 0)  # of the thread that asks
+    before = niceness()
+
+    assert hashing._nicely(niceness) == min(before + hashing.NICENESS, 19)
+    assert niceness() == before
+
+
+def test_after_a_fork_the_child_hashes_with_threads_of_its_own():
+    program = """if True:
+        import os, signal
+        from authsite import hashing
+        hashed = hashing.hash_password("three random words")
+        child = os.fork()
+        signal.alarm(20)
+        is_correct = hashing.is_correct("three random words", hashed)
+        if not child:
+            os._exit(not is_correct)
+        assert os.waitpid(child, 0)[1] == 0
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=services.ROOT, timeout=60)
+    assert done.returncode == 0
 
 
 def test_a_thread_that_holds_a_place_enters_again_without_waiting():
