@@ -10,6 +10,7 @@ two round trips and, measured on the authenticated read, as much time as all the
 import functools
 import hashlib
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class Store:
         self._workers = workers
         self._memory = storage if isinstance(storage, MemoryStorage) else MemoryStorage()
         self._pause = self._ask_again_at = 0.0
+        self._changes = threading.Lock()
         if isinstance(storage, RedisStorage):
             client: Any = storage.get_connection()
             self._connections = client.connection_pool
@@ -133,14 +135,19 @@ class Store:
         return True
 
     def _lose(self) -> None:
-        if not self._pause:
+        with self._changes:
+            is_news = not self._pause
+            self._pause = min(self._pause * 2 or 1, LONGEST_PAUSE_SECONDS)
+            self._ask_again_at = time.monotonic() + self._pause
+        if is_news:
             events.record("limiter_fallback", outcome="error")
-        self._pause = min(self._pause * 2 or 1, LONGEST_PAUSE_SECONDS)
-        self._ask_again_at = time.monotonic() + self._pause
 
     def _find(self) -> None:
-        if self._pause:
-            self._pause = 0
+        if not self._pause:
+            return
+        with self._changes:
+            is_news, self._pause = bool(self._pause), 0
+        if is_news:
             self._memory.reset()
             events.record("limiter_recovered")
 
