@@ -91,7 +91,7 @@ def answer(
     if headers.is_api():
         response = _problem(status, code, detail, members or [(None, detail)], oauth_error)
     else:
-        response = _page(status, retry_after)
+        response = _page(status, retry_after, None if detail == default_detail else detail)
     if status == HTTPStatus.UNAUTHORIZED:
         is_bad = code in {"token_expired", "token_invalid", "session_revoked"}
         response.headers["WWW-Authenticate"] = (
@@ -127,10 +127,12 @@ def _problem(
     return Response(text, status, content_type="application/problem+json")
 
 
-def _page(status: int, retry_after: int | None) -> Response:
+def _page(status: int, retry_after: int | None, detail: str | None) -> Response:
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return _plainest_page()
-    text = render_template("errors/error.html", status=status, retry_after=retry_after)
+    text = render_template(
+        "errors/error.html", status=status, retry_after=retry_after, detail=detail
+    )
     return Response(text, status)
 
 

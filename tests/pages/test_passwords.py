@@ -4,10 +4,10 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from authsite import db, tokens
-from authsite.models import OutgoingMail, PasswordReset
+from authsite.models import OutgoingMail, PasswordReset, SignInFailures
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.pages.conftest import (
     EMAIL,
@@ -245,6 +245,19 @@ def test_a_reset_opens_an_account_that_wrong_passwords_have_locked(app, ada, ope
     open_link(app, ada)
     ada.post("/reset-password", password=NEW_PASSWORD)
     open_browser().sign_in(password=NEW_PASSWORD)
+
+
+def test_who_only_a_reset_can_help_is_told_so_and_not_to_wait(app, ada, open_browser):
+    """LT-05: waiting helps after ten wrong passwords, after a hundred it does not."""
+    for _ in range(10):
+        open_browser(address="198.51.100.7").try_sign_in(password="guess")
+    assert "Try again in 15 minutes." in open_browser().try_sign_in().text
+    with app.app_context():
+        db.run(update(SignInFailures).values(consecutive=100))
+    refused = open_browser().try_sign_in()
+    assert "Too many attempts. Reset your password to sign in again." in refused.text
+    assert "minute" not in refused.text
+    assert 'href="/forgot-password"' in refused.text
 
 
 def _used(app, browser: Browser, _later) -> str:
