@@ -112,7 +112,7 @@ def _log_in(picked: Any) -> None:
 
 VERBS: dict[str, Callable[[Any], object]] = {
     "me": lambda picked: sessions.resume_api(picked.id, picked.user_id),
-    "list": lambda picked: sessions.active_for(picked.user_id),
+    "list": lambda picked: sessions.resume_api_with_all(picked.id, picked.user_id),
     "refresh": lambda picked: sessions.rotate(picked.id, picked.user_id, picked.refresh_jti),
     "login": _log_in,
 }
