@@ -1,10 +1,7 @@
 """gunicorn's settings, named by the Procfile. Heroku's router gives up after 30 s: everything stays below."""
 
-import contextlib
-import ctypes
 import os
 from concurrent.futures import Executor
-from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker
 
@@ -33,11 +30,3 @@ class ElasticThreadWorker(ThreadWorker):
 
 
 worker_class = ElasticThreadWorker
-
-M_MMAP_THRESHOLD = -3  # malloc.h
-
-
-def post_fork(_server: Any, _worker: Any) -> None:
-    """Have the C library give the 19 MiB of each hash back, instead of keeping them for each thread."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
