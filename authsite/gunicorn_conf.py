@@ -1,7 +1,6 @@
 """gunicorn's settings, named by the Procfile. Heroku's router gives up after 30 s: everything stays below."""
 
 import os
-from concurrent.futures import Executor
 
 from gunicorn.workers.gthread import ThreadWorker
 
@@ -22,11 +21,13 @@ accesslog = None  # each request is logged by the application, with its id
 class ElasticThreadWorker(ThreadWorker):
     """gunicorn's gthread with threads of our own."""
 
-    def get_thread_pool(self) -> Executor:
-        # Not before the fork: what the main process has imported, a reload (SIGHUP) does not renew.
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        # Not before the fork: what the main process has imported, a reload (SIGHUP) does not renew. Nor
+        # before the signals have their handlers: a SIGTERM while the worker imports would be lost.
         from authsite.threads import ElasticThreads
 
-        return ElasticThreads(self.cfg.threads, MOST_THREADS)
+        self.tpool = ElasticThreads(self.cfg.threads, MOST_THREADS)
 
 
 worker_class = ElasticThreadWorker

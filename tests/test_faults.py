@@ -333,6 +333,16 @@ def test_a_stopping_site_finishes_what_it_has_begun(database_of_its_own):
         assert site.process.wait(timeout=25) == 0
 
 
+def test_a_site_told_to_stop_while_it_starts_stops_at_once(sqlite_url):
+    """DP-08: no worker misses the signal while it is loading."""
+    for _ in range(3):
+        with services.Site({"DATABASE_URL": sqlite_url}, workers=4) as site:
+            # One of them answers.
+            assert site.process is not None
+            site.process.send_signal(signal.SIGTERM)
+            assert site.process.wait(timeout=15) == 0
+
+
 def _waits_for_a_lock(url: str) -> bool:
     with psycopg.connect(url) as connection:
         found = connection.execute(

@@ -216,7 +216,8 @@ def fault(status: int) -> Callable[[Visitor], None]:
 
     def bring_about(she: Visitor) -> None:
         app = create_app({"SECRET_KEY": services.SECRET_KEY, "DATABASE_URL": "sqlite://"})
-        with app.test_request_context("/"):
+        environ = {"authsite.request_id": "3f6b2c1d-4e5f-4a57-9b1d-7c4e01936f2a"}
+        with app.test_request_context("/", environ_overrides=environ):
             page = problems.answer(status).get_data(as_text=True)
         she.page.route("**/fault", lambda route: route.fulfill(body=page, content_type="text/html"))
         she.page.goto("/fault")
