@@ -1,7 +1,7 @@
 """The threads that answer requests: a few at work, and more only for those that wait.
 
 Python runs one thread at a time. Sixteen that are ready take turns at every read and write, and were
-measured to answer 16 % fewer requests than four; but four that wait for their turn to hash a password, for
+measured to answer 8 % fewer requests than four; but four that wait for their turn to hash a password, for
 a locked row or for a slow client leave nobody to answer the rest. So few start at a time, and one that
 waits no longer counts.
 """
