@@ -7,8 +7,10 @@ import re
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import pytest
+from flask import Flask
 from sqlalchemy import update
 
 from authsite import db, hashing
@@ -76,20 +78,25 @@ def dear_people(people, unlimited_app, real_hashes) -> None:
         db.run(update(User).values(password_hash=hashing.hash_password(factories.PASSWORD)))
 
 
+def poster(app: Flask, path: str) -> Callable[[dict[str, str]], Any]:
+    """Return what posts fields to a route of the API, or to a page with its CSRF token."""
+    if path.startswith("/auth/"):
+        client = app.test_client()
+        return lambda fields: client.post(V1 + path, json=fields)
+    browser = Browser(app)
+    csrf_token = browser.csrf_token(path)
+    return lambda fields: browser.send(path, fields | {"csrf_token": csrf_token})
+
+
 @pytest.mark.parametrize("entrance", ["api", "page"])
 def test_a_failed_sign_in_takes_as_long_whether_or_not_there_is_an_account(
     unlimited_app, dear_people, entrance
 ):
     """LT-02: unknown address, wrong password, deactivated account."""
-    client = unlimited_app.test_client()
-    browser = Browser(unlimited_app)
-    csrf_token = browser.csrf_token("/login")
+    post = poster(unlimited_app, "/auth/login" if entrance == "api" else "/login")
 
     def ask(email: str) -> int:
-        fields = {"email": email, "password": "not the password"}
-        if entrance == "api":
-            return client.post(f"{V1}/auth/login", json=fields).status_code
-        return browser.send("/login", fields | {"csrf_token": csrf_token}).status_code
+        return post({"email": email, "password": "not the password"}).status_code
 
     start = time.perf_counter()
     ask("nobody@example.com")
@@ -107,16 +114,11 @@ def test_asking_for_a_link_takes_as_long_whether_or_not_there_is_an_account(
     unlimited_app, people, entrance
 ):
     """RS-04: unknown, known, deactivated, and an account that has had its three mails of the hour."""
-    client = unlimited_app.test_client()
-    browser = Browser(unlimited_app)
-    csrf_token = browser.csrf_token("/forgot-password")
+    path = "/auth/password-reset/request" if entrance == "api" else "/forgot-password"
+    post = poster(unlimited_app, path)
 
     def ask(email: str) -> tuple[int, str]:
-        if entrance == "api":
-            answer = client.post(f"{V1}/auth/password-reset/request", json={"email": email})
-        else:
-            fields = {"csrf_token": csrf_token, "email": email}
-            answer = browser.send("/forgot-password", fields)
+        answer = post({"email": email})
         # The page repeats the address that was typed in, and its token is another each second.
         said = re.sub(r'name="csrf_token" value="[^"]+"', "", answer.text)
         return answer.status_code, said.replace(email, "")
