@@ -55,9 +55,9 @@ def current_session() -> sessions.Resumed:
 
 def current_sessions() -> Sequence[db.Row]:
     """Return all live sessions of the user behind this request, last used first."""
-    if "sessions" not in g:
-        g.sessions = sessions.active_for(current_session().account.id)
-    return cast("Sequence[db.Row]", g.sessions)
+    if "sessions" in g:
+        return cast("Sequence[db.Row]", g.sessions)
+    return sessions.active_for(current_session().account.id)
 
 
 def lists_sessions(view: View) -> View:

@@ -34,7 +34,8 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-UNLOGGED = ("/healthz", "/readyz", "/static/")
+HEALTH = ("/healthz", "/readyz")
+UNLOGGED = (*HEALTH, "/static/")
 HSTS = "max-age=63072000; includeSubDomains"
 CORS_HEADERS = "Authorization, Content-Type, X-Device-Id, X-Request-Id"
 CORS_EXPOSED = "RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
@@ -53,7 +54,7 @@ def init_app(app: Flask) -> None:
 class Envelope:
     """The WSGI layer around the application: whatever answers, and whichever way, carries what all do.
 
-    Here and not in an after_request function, because it costs a fifth of the time.
+    Four hooks of Flask in its place took 30 µs more of each request.
     """
 
     def __init__(self, app: Flask) -> None:
@@ -76,7 +77,6 @@ class Envelope:
                 "user_agent": environ.get("HTTP_USER_AGENT", "")[:512],
             }
         )
-
         if "HTTP_TRANSFER_ENCODING" in environ:
             environ["wsgi.input"] = ChunkedBody(environ["wsgi.input"])
 
@@ -114,22 +114,9 @@ def is_api() -> bool:
     return request.path.startswith(API_PREFIX)
 
 
-def _identify() -> None:
-    g.began_at = time.perf_counter()
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
-    events.context.set(
-        {
-            "request_id": g.request_id,
-            "ip": request.remote_addr,
-            "user_agent": request.headers.get("User-Agent", "")[:512],
-        }
-    )
-
-
 def _insist_on_https() -> BaseResponse | None:
     """Send a page to https; refuse the API, whose secrets have then already gone over the wire."""
-    if request.is_secure or request.path in {"/healthz", "/readyz"}:
+    if request.is_secure or request.path in HEALTH:
         return None
     if is_api():
         raise Forbidden("Use https")

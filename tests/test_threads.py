@@ -59,18 +59,25 @@ def test_tasks_start_in_the_order_in_which_they_came(make_threads, patient):
 
 
 def test_only_so_many_are_at_work_at_once(make_threads, patient):
-    pool, lock, at_work, most = make_threads(3), threading.Lock(), [0], [0]
+    pool, lock, may_end = make_threads(3), threading.Lock(), threading.Semaphore(0)
+    started, at_work, most = [], [0], [0]
 
-    def work():
+    def work(number):
         with lock:
+            started.append(number)
             at_work[0] += 1
             most[0] = max(most[0], at_work[0])
-        sum(range(2000))
+        assert may_end.acquire(timeout=SECONDS)
         with lock:
             at_work[0] -= 1
 
-    results([pool.submit(work) for _ in range(1000)])
-    assert 1 <= most[0] <= 3
+    tasks = [pool.submit(work, number) for number in range(12)]
+    for ended in range(12):
+        # Whoever is at work stays so until told: one too many would be seen.
+        services.wait_until(lambda ended=ended: len(started) >= min(12, 3 + ended), seconds=SECONDS)
+        may_end.release()
+    results(tasks)
+    assert most[0] == 3
 
 
 def test_one_that_steps_aside_lets_the_next_start(make_threads, patient):
