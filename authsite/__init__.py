@@ -11,22 +11,10 @@ from flask.json.provider import JSONProvider
 from flask_migrate import upgrade
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import (
-    api,
-    authentication,
-    commands,
-    config,
-    db,
-    events,
-    headers,
-    health,
-    limits,
-    models,
-    pages,
-    problems,
-    times,
-)
+from . import api, commands, config, database, events, pages
+from .database import models
 from .extensions import csrf, mail, migrate
+from .web import authentication, headers, health, limits, problems, times
 
 
 class OrjsonProvider(JSONProvider):
@@ -60,12 +48,12 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     events.configure()
     headers.init_app(app)
     _trust_proxies(app, settings["TRUSTED_PROXY_HOPS"])
-    db.init_app(app)
+    database.init_app(app)
     limits.init_app(app)
     csrf.init_app(app)
     authentication.init_app(app)
     mail.init_app(app)
-    migrate.init_app(app, db.db, directory=str(Path(app.root_path).parent / "migrations"))
+    migrate.init_app(app, database.db, directory=str(Path(app.root_path).parent / "migrations"))
     times.init_app(app)
     problems.init_app(app)
     for blueprint in (api.blueprint, pages.blueprint, health.blueprint, commands.blueprint):

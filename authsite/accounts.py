@@ -8,9 +8,10 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
-from . import clock, db, events, hashing, password_policy, sessions, throttling
+from . import clock, database, events, password_policy, sessions, throttling
+from .crypto import hashing
+from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User
 from .errors import EmailTaken, InactiveAccount, InvalidCredentials, UnknownAccount
-from .models import ACCOUNT_COLUMNS, Account, PasswordReset, User
 
 
 class Authenticated(NamedTuple):
@@ -35,7 +36,7 @@ def register(
     password_hash = hashing.hash_password(password)
     now = clock.now()
     account = Account(
-        id=db.uuid7(now),
+        id=database.uuid7(now),
         email=email,
         first_name=first_name,
         last_name=last_name,
@@ -47,7 +48,7 @@ def register(
     )
     try:
         # The constraint decides: of two registrations at once, a query first would let both pass.
-        db.run(
+        database.run(
             insert(User),
             account._asdict() | {"password_hash": password_hash, "password_changed_at": now},
         )
@@ -68,7 +69,9 @@ def authenticate(email: str, password: str, *, browser: str | None = None) -> Au
     # attempts at once, only as many as there are places can see a counter that is about to move.
     with hashing.slot():
         key = throttling.key_for(email)
-        found = db.row(_BY_EMAIL_WITH_FAILURES, {"email": canonical_email(email), "counter": key})
+        found = database.row(
+            _BY_EMAIL_WITH_FAILURES, {"email": canonical_email(email), "counter": key}
+        )
         assert found is not None
         is_known = found.has_failures and browser and sessions.is_known_browser(found.id, browser)
         with throttling.attempt(
@@ -97,7 +100,7 @@ def update_details(user_id: uuid.UUID, changes: Mapping[str, str | None]) -> Acc
         .values(**allowed, updated_at=clock.now())
         .returning(*ACCOUNT_COLUMNS)
     )
-    row = db.row(statement)
+    row = database.row(statement)
     if row is None:
         raise UnknownAccount
     return Account._make(row)
@@ -106,7 +109,7 @@ def update_details(user_id: uuid.UUID, changes: Mapping[str, str | None]) -> Acc
 def deactivate(email: str) -> Account:
     """Close the account to sign-ins and end its sessions and reset links; raise UnknownAccount."""
     account = find_by_email(email)
-    with db.transaction():
+    with database.transaction():
         _set_active(account.id, is_active=False)
         sessions.end_all(account.id, reason="deactivated")
         end_resets(account.id)
@@ -124,7 +127,7 @@ def activate(email: str) -> Account:
 
 def find_by_email(email: str) -> Account:
     """Return the account of this address; raise UnknownAccount."""
-    row = db.row(select(*ACCOUNT_COLUMNS).where(User.email == canonical_email(email)))
+    row = database.row(select(*ACCOUNT_COLUMNS).where(User.email == canonical_email(email)))
     if row is None:
         raise UnknownAccount
     return Account._make(row)
@@ -141,7 +144,7 @@ def canonical_email(email: str) -> str:
 
 def end_resets(user_id: uuid.UUID) -> None:
     """Make every reset link of the user worthless."""
-    db.run(
+    database.run(
         update(PasswordReset)
         .where(PasswordReset.user_id == user_id, PasswordReset.ended_at.is_(None))
         .values(ended_at=clock.now())
@@ -150,14 +153,14 @@ def end_resets(user_id: uuid.UUID) -> None:
 
 def _set_active(user_id: uuid.UUID, *, is_active: bool) -> None:
     now = clock.now()
-    db.run(update(User).where(User.id == user_id).values(is_active=is_active, updated_at=now))
+    database.run(update(User).where(User.id == user_id).values(is_active=is_active, updated_at=now))
 
 
-def _renew_hash(found: db.Row, password: str) -> None:
+def _renew_hash(found: database.Row, password: str) -> None:
     """Bring an older hash to today's parameters, now that the password is at hand."""
     if not hashing.is_outdated(found.password_hash):
         return
-    db.run(
+    database.run(
         update(User)
         # Not over a password that was changed meanwhile.
         .where(User.id == found.id, User.password_hash == found.password_hash)
@@ -165,7 +168,7 @@ def _renew_hash(found: db.Row, password: str) -> None:
     )
 
 
-def _account(row: db.Row) -> Account:
+def _account(row: database.Row) -> Account:
     return Account._make(getattr(row, name) for name in Account._fields)
 
 

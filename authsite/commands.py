@@ -13,9 +13,10 @@ import click
 from flask import Blueprint, current_app
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import accounts, clock, events, outbox, passwords, sessions, throttling
+from . import accounts, clock, events, passwords, sessions, throttling
 from .errors import AuthsiteError, InvalidInput
-from .forms import RegisterForm
+from .mail import outbox
+from .web.forms import RegisterForm
 
 blueprint = Blueprint("commands", __name__, cli_group=None)
 

@@ -6,21 +6,11 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
-from . import (
-    accounts,
-    clock,
-    db,
-    emails,
-    events,
-    hashing,
-    outbox,
-    password_policy,
-    sessions,
-    throttling,
-    tokens,
-)
+from . import accounts, clock, database, events, password_policy, sessions, throttling
+from .crypto import hashing, tokens
+from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User
 from .errors import ResetTokenInvalid, WeakPassword, WrongCurrentPassword
-from .models import ACCOUNT_COLUMNS, Account, PasswordReset, User
+from .mail import emails, outbox
 
 RESET_LIFETIME = timedelta(minutes=60)
 MAX_RESETS_PER_HOUR = 3
@@ -34,16 +24,16 @@ def request_reset(email: str, *, device_name: str, ip_address: str | None) -> No
     now = clock.now()
     reset_id = secrets.token_urlsafe(24)
     expires_at = now + RESET_LIFETIME
-    with db.transaction():
+    with database.transaction():
         # The user's row is locked until the commit: of several requests at once each counts those before
         # it, and ends their links.
-        row = db.row(_ASKING, {"email": accounts.canonical_email(email)})
-        asked = row and db.row(_ASKED, {"user_id": row.id, "since": now - timedelta(hours=1)})
+        row = database.row(_ASKING, {"email": accounts.canonical_email(email)})
+        asked = row and database.row(_ASKED, {"user_id": row.id, "since": now - timedelta(hours=1)})
         if row is None or asked is None or asked[0] >= MAX_RESETS_PER_HOUR:
             events.record("reset_request", outcome="ignored", user_id=row and row.id)
             return
         accounts.end_resets(row.id)
-        db.run(
+        database.run(
             insert(PasswordReset),
             {"id": reset_id, "user_id": row.id, "created_at": now, "expires_at": expires_at},
         )
@@ -63,7 +53,7 @@ def request_reset(email: str, *, device_name: str, ip_address: str | None) -> No
 def find_reset(token: str) -> tuple[str, Account]:
     """Return a live link's reset id and its account; raise ResetTokenInvalid. Nothing is used up."""
     reset_id = tokens.unsign("reset", token, max_age=RESET_LIFETIME)
-    row = reset_id and db.row(_LIVE_RESET, {"reset_id": reset_id, "now": clock.now()})
+    row = reset_id and database.row(_LIVE_RESET, {"reset_id": reset_id, "now": clock.now()})
     if not row:
         raise ResetTokenInvalid
     return row[0], Account._make(row[1:])
@@ -84,11 +74,11 @@ def reset(
     password_policy.require_strong(new_password, email=account.email, field="new_password")
     password_hash = hashing.hash_password(new_password)
     now = clock.now()
-    with db.transaction():
+    with database.transaction():
         # The user's row first, here and everywhere: two operations on one account cannot deadlock.
         _write(account.id, password_hash, now)
         # Of two uses at once, this finds the link live for one.
-        if not db.run(_USE_RESET, {"reset_id": reset_id, "now": now}):
+        if not database.run(_USE_RESET, {"reset_id": reset_id, "now": now}):
             raise ResetTokenInvalid
         sessions.end_all(account.id, reason="password_reset")
         throttling.forget(account.email)
@@ -113,7 +103,7 @@ def change(
         )
     password_hash = hashing.hash_password(new_password)
     now = clock.now()
-    with db.transaction():
+    with database.transaction():
         if not _write(account.id, password_hash, now, seen=seen):
             raise WrongCurrentPassword(field="current_password")
         sessions.end_all(
@@ -133,7 +123,7 @@ def set_by_operator(email: str, new_password: str) -> Account:
     password_policy.require_strong(new_password, email=account.email)
     password_hash = hashing.hash_password(new_password)
     now = clock.now()
-    with db.transaction():
+    with database.transaction():
         _write(account.id, password_hash, now)
         sessions.end_all(account.id, reason="password_reset")
         accounts.end_resets(account.id)
@@ -149,7 +139,7 @@ def confirm(account: Account, password: str) -> datetime:
     Raise WrongCurrentPassword or TooManyAttempts: the failures count with those of signing in.
     """
     with hashing.slot(), throttling.attempt(account.email, user_id=account.id) as attempt:
-        row = db.row(_HASH, {"user_id": account.id})
+        row = database.row(_HASH, {"user_id": account.id})
         if row is None or not hashing.is_correct(password, row.password_hash):
             events.record("password_change", outcome="failure", user_id=account.id)
             raise WrongCurrentPassword(field="current_password")
@@ -160,7 +150,7 @@ def confirm(account: Account, password: str) -> datetime:
 
 def delete_dead_resets(before: datetime) -> int:
     """Delete requests that expired before, and return how many."""
-    return db.run(delete(PasswordReset).where(PasswordReset.expires_at < before))
+    return database.run(delete(PasswordReset).where(PasswordReset.expires_at < before))
 
 
 def _write(
@@ -171,7 +161,7 @@ def _write(
     if seen is not None:
         statement = statement.where(User.password_changed_at == seen)
     values = {"password_hash": password_hash, "password_changed_at": now, "updated_at": now}
-    return db.run(statement.values(**values)) > 0
+    return database.run(statement.values(**values)) > 0
 
 
 def _notify(

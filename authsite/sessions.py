@@ -32,16 +32,11 @@ from sqlalchemy import (
     update,
 )
 
-from . import clock, db, devices, emails, events, outbox, tokens
-from .db import Row, UtcDateTime
-from .errors import (
-    Forbidden,
-    InvalidCredentials,
-    RefreshTokenExpired,
-    SessionNotFound,
-    SessionRevoked,
-)
-from .models import (
+from . import clock, database, events
+from .clients import devices
+from .crypto import tokens
+from .database import Row, UtcDateTime
+from .database.models import (
     ACCOUNT_COLUMNS,
     MAX_DEVICE_ID,
     MAX_DEVICE_NAME,
@@ -50,6 +45,14 @@ from .models import (
     User,
     UserSession,
 )
+from .errors import (
+    Forbidden,
+    InvalidCredentials,
+    RefreshTokenExpired,
+    SessionNotFound,
+    SessionRevoked,
+)
+from .mail import emails, outbox
 
 IDLE_LIFETIME = timedelta(days=7)
 IDLE_LIFETIME_OF_BROWSER_SESSION = timedelta(hours=12)
@@ -116,7 +119,7 @@ def start(
     jti = None if cookie_secret else tokens.new_jti()
     absolute = now + ABSOLUTE_LIFETIME
     idle = IDLE_LIFETIME if is_remembered else IDLE_LIFETIME_OF_BROWSER_SESSION
-    session_id, expires_at = db.uuid7(now), min(now + idle, absolute)
+    session_id, expires_at = database.uuid7(now), min(now + idle, absolute)
     session = {
         "id": session_id,
         "user_id": account.id,
@@ -139,10 +142,10 @@ def start(
         "expires_at": expires_at,
         "absolute_expires_at": absolute,
     }
-    with db.transaction():
-        if not db.run(_INSERT, session | {"seen_password_changed_at": password_changed_at}):
+    with database.transaction():
+        if not database.run(_INSERT, session | {"seen_password_changed_at": password_changed_at}):
             raise InvalidCredentials
-        earlier = db.row(_EARLIER, session | {"now": now})
+        earlier = database.row(_EARLIER, session | {"now": now})
         _make_room(session, earlier, now)
         if earlier and earlier.any and not earlier.known:
             outbox.queue(emails.new_device(account.id, session))
@@ -152,13 +155,15 @@ def start(
 
 def resume_api(session_id: uuid.UUID, user_id: uuid.UUID) -> Resumed:
     """Return the live session that an access token names; raise SessionRevoked when it is not live."""
-    row = db.row(_RESUME_API, {"session_id": session_id, "user_id": user_id, "now": clock.now()})
+    row = database.row(
+        _RESUME_API, {"session_id": session_id, "user_id": user_id, "now": clock.now()}
+    )
     return _resumed(row)
 
 
 def resume_api_with_all(session_id: uuid.UUID, user_id: uuid.UUID) -> tuple[Resumed, Sequence[Row]]:
     """Like resume_api; in the same read all of the user's live sessions, last used first."""
-    rows = db.rows(_RESUME_API_WITH_ALL, {"user_id": user_id, "now": clock.now()})
+    rows = database.rows(_RESUME_API_WITH_ALL, {"user_id": user_id, "now": clock.now()})
     own = next((row for row in rows if row.id == session_id and row.has_tokens), None)
     return _resumed(own), rows
 
@@ -166,7 +171,7 @@ def resume_api_with_all(session_id: uuid.UUID, user_id: uuid.UUID) -> tuple[Resu
 def resume_page(session_id: uuid.UUID, cookie_secret: str) -> Resumed:
     """Return the live session that a cookie names; raise SessionRevoked when it is not live."""
     digest = cookie_digest(cookie_secret)
-    row = db.row(
+    row = database.row(
         _RESUME_PAGE, {"session_id": session_id, "cookie_digest": digest, "now": clock.now()}
     )
     return _resumed(row)
@@ -186,7 +191,7 @@ def touch(session: Resumed, *, ip_address: str | None) -> Resumed:
     expires_at = (
         min(now + idle, session.absolute_expires_at) if session.entrance == "page" else None
     )
-    db.run(
+    database.run(
         _TOUCH,
         {"session_id": session.id, "now": now, "new_expires_at": expires_at, "ip": ip_address},
     )
@@ -203,7 +208,7 @@ def rotate(
     """
     now = clock.now()
     new_jti = tokens.new_jti()
-    row = db.row(
+    row = database.row(
         _ROTATE,
         {
             "session_id": session_id,
@@ -224,7 +229,7 @@ def rotate(
 def renew_cookie(session: Resumed) -> Grant:
     """Give a browser session a new cookie secret; the old one is worth nothing from now on."""
     cookie_secret = secrets.token_urlsafe(32)
-    db.run(
+    database.run(
         _RENEW_COOKIE,
         {"session_id": session.id, "new_digest": cookie_digest(cookie_secret)},
     )
@@ -235,12 +240,12 @@ def renew_cookie(session: Resumed) -> Grant:
 
 def active_for(user_id: uuid.UUID) -> Sequence[Row]:
     """Return the user's live sessions, last used first."""
-    return db.rows(_LIST_ACTIVE, {"user_id": user_id, "now": clock.now()})
+    return database.rows(_LIST_ACTIVE, {"user_id": user_id, "now": clock.now()})
 
 
 def recently_ended_for(user_id: uuid.UUID, *, limit: int = 50) -> Sequence[Row]:
     """Return what ended in the last 30 days, the latest first."""
-    return db.rows(
+    return database.rows(
         _RECENTLY_ENDED_FOR,
         {"user_id": user_id, "since": clock.now() - ENDED_ARE_SHOWN_FOR, "most": limit},
     )
@@ -248,12 +253,14 @@ def recently_ended_for(user_id: uuid.UUID, *, limit: int = 50) -> Sequence[Row]:
 
 def find_own(user_id: uuid.UUID, session_id: uuid.UUID) -> Row | None:
     """Return one live session of the user, or None."""
-    return db.row(_FIND_OWN, {"user_id": user_id, "session_id": session_id, "now": clock.now()})
+    return database.row(
+        _FIND_OWN, {"user_id": user_id, "session_id": session_id, "now": clock.now()}
+    )
 
 
 def is_known_browser(user_id: uuid.UUID | None, device_id: str) -> bool:
     """Return whether a browser with this device cookie has signed in to the account on a page."""
-    return db.row(_KNOWN_BROWSER, {"user_id": user_id, "device_id": device_id}) is not None
+    return database.row(_KNOWN_BROWSER, {"user_id": user_id, "device_id": device_id}) is not None
 
 
 def rename(user_id: uuid.UUID, session_id: uuid.UUID, name: str | None) -> Row:
@@ -261,9 +268,9 @@ def rename(user_id: uuid.UUID, session_id: uuid.UUID, name: str | None) -> Row:
 
     Raise SessionNotFound or, for somebody else's, Forbidden.
     """
-    with db.transaction():
+    with database.transaction():
         key = {"owner_id": user_id, "session_id": session_id, "now": clock.now()}
-        db.run(_RENAME, key | {"name": name})
+        database.run(_RENAME, key | {"name": name})
         session = find_own(user_id, session_id)
     if session is None:
         _owned(user_id, session_id, "You can only rename your own sessions")
@@ -305,7 +312,7 @@ def end_all(
 
 def delete_own_dead(user_id: uuid.UUID) -> int:
     """Delete the user's expired and ended rows and return how many."""
-    return db.run(
+    return database.run(
         delete(UserSession).where(
             UserSession.user_id == user_id,
             or_(UserSession.ended_at.is_not(None), UserSession.expires_at <= clock.now()),
@@ -325,18 +332,20 @@ def delete_dead(
     safe.
     """
     is_dead = or_(UserSession.ended_at < before, UserSession.expires_at < before)
-    last, end = uuid.UUID(int=0), db.first_uuid7(before)
+    last, end = uuid.UUID(int=0), database.first_uuid7(before)
     size = min(batch_size, FIRST_BATCH)
-    while stretch := db.row(_STRETCH, {"last": last, "end": end, "size": size}):
+    while stretch := database.row(_STRETCH, {"last": last, "end": end, "size": size}):
         began_at = time.monotonic()
         looked_at, upto = stretch.looked_at, stretch.id
         dead = select(UserSession.id).where(UserSession.id > last, UserSession.id <= upto, is_dead)
         if is_dry_run:
-            found = db.row(select(func.count()).select_from(dead.subquery()))
+            found = database.row(select(func.count()).select_from(dead.subquery()))
             yield looked_at, found[0] if found else 0
         else:
             claimed = dead.order_by(UserSession.id).with_for_update(skip_locked=True)
-            deleted = db.run(delete(UserSession).where(db.is_among(UserSession.id, claimed)))
+            deleted = database.run(
+                delete(UserSession).where(database.is_among(UserSession.id, claimed))
+            )
             share = BATCH_SECONDS / (time.monotonic() - began_at)
             # At most twice as many as before: what took no time may have found nothing to delete.
             size = max(1, min(batch_size, int(size * min(share, 2))))
@@ -346,8 +355,8 @@ def delete_dead(
 
 def count_before(before: datetime) -> int:
     """Return how many rows `delete_dead` will look at, for a progress bar."""
-    older = UserSession.id < db.first_uuid7(before)
-    found = db.row(select(func.count()).select_from(UserSession).where(older))
+    older = UserSession.id < database.first_uuid7(before)
+    found = database.row(select(func.count()).select_from(UserSession).where(older))
     return found[0] if found else 0
 
 
@@ -377,7 +386,7 @@ def statistics() -> dict[str, Any]:
 
 
 def _counts(statement: Select[str, int]) -> dict[str, int]:
-    return {row[0]: row[1] for row in db.rows(statement)}
+    return {row[0]: row[1] for row in database.rows(statement)}
 
 
 def cookie_digest(cookie_secret: str) -> bytes:
@@ -398,9 +407,9 @@ def _make_room(session: dict[str, Any], earlier: Row | None, now: datetime) -> N
     if earlier is None or not (earlier.of_device or earlier.live >= most):
         return
     if earlier.of_device:
-        given = db.row(_GIVEN_NAME, session)
+        given = database.row(_GIVEN_NAME, session)
         if given is not None and given.given_name:
-            db.run(_NAME, {"session_id": session["id"], "name": given.given_name})
+            database.run(_NAME, {"session_id": session["id"], "name": given.given_name})
         replaced = and_(
             UserSession.user_id == session["user_id"],
             UserSession.device_id == session["device_id"],
@@ -431,7 +440,7 @@ def _resumed(row: Row | None) -> Resumed:
 
 def _converge_or_end(session_id: uuid.UUID, user_id: uuid.UUID, jti: str, now: datetime) -> Grant:
     """Answer a refresh token that is not the row's current one."""
-    row = db.row(_LOOK_BACK, {"session_id": session_id, "owner_id": user_id})
+    row = database.row(_LOOK_BACK, {"session_id": session_id, "owner_id": user_id})
     if row is None or row.ended_at is not None or not row.is_active or row.refresh_jti is None:
         raise SessionRevoked
     if row.expires_at <= now:
@@ -441,7 +450,7 @@ def _converge_or_end(session_id: uuid.UUID, user_id: uuid.UUID, jti: str, now: d
     if grace and row.previous_jti == jti and now - row.rotated_at <= grace:
         return Grant(session_id, user_id, row.rotated_at, row.expires_at, row.refresh_jti)
     # The end is committed before the refusal is raised: raising inside would undo it.
-    with db.transaction():
+    with database.transaction():
         ended = _end_where(UserSession.id == session_id, "reuse_detected", None)
         if ended:
             outbox.queue(emails.token_reuse(user_id, row.device_name, now))
@@ -456,12 +465,12 @@ def _end_where(condition: Any, reason: str, ended_from: str | None) -> Sequence[
         .values(ended_at=clock.now(), end_reason=reason, ended_from=ended_from)
         .returning(UserSession.id, _DEVICE_NAME)
     )
-    return db.rows(statement)
+    return database.rows(statement)
 
 
 def _owned(user_id: uuid.UUID, session_id: uuid.UUID, refusal: str) -> str:
     """Return the device's name of one's own session, live or not; raise for any other."""
-    row = db.row(_OWNER, {"session_id": session_id})
+    row = database.row(_OWNER, {"session_id": session_id})
     if row is None:
         raise SessionNotFound
     if row.user_id != user_id:
@@ -494,10 +503,12 @@ _RESUME = (
     .join_from(UserSession, User, User.id == UserSession.user_id)
     .where(UserSession.id == _SESSION_ID, _IS_LIVE, User.is_active)
 )
-_RESUME_API = db.Prepared(
+_RESUME_API = database.Prepared(
     _RESUME.where(UserSession.user_id == _USER_ID, UserSession.refresh_jti.is_not(None))
 )
-_RESUME_PAGE = db.Prepared(_RESUME.where(UserSession.cookie_digest == bindparam("cookie_digest")))
+_RESUME_PAGE = database.Prepared(
+    _RESUME.where(UserSession.cookie_digest == bindparam("cookie_digest"))
+)
 
 _TOUCH = (
     update(UserSession)
@@ -516,7 +527,7 @@ _TOUCH = (
 )
 
 _IDLE_UNTIL = bindparam("idle_until", type_=UtcDateTime())
-_ROTATE = db.Prepared(
+_ROTATE = database.Prepared(
     update(UserSession)
     .where(
         UserSession.id == _SESSION_ID,
@@ -644,9 +655,9 @@ _KNOWN_BROWSER = (
     )
     .limit(1)
 )
-_LIST_ACTIVE = db.Prepared(_ACTIVE_FOR)
+_LIST_ACTIVE = database.Prepared(_ACTIVE_FOR)
 _RESUMED = {each.key for each in _SESSION_COLUMNS}
-_RESUME_API_WITH_ALL = db.Prepared(
+_RESUME_API_WITH_ALL = database.Prepared(
     select(
         *_SESSION_COLUMNS,
         *(each.label(f"account_{each.key}") for each in ACCOUNT_COLUMNS),

@@ -20,9 +20,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import and_, bindparam, case, delete, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from . import clock, db, events, tokens
+from . import clock, database, events
+from .crypto import tokens
+from .database.models import SignInFailures
 from .errors import TooManyAttempts
-from .models import SignInFailures
 
 WINDOW = timedelta(minutes=15)
 MAX_RECENT = 10
@@ -62,7 +63,9 @@ def attempt(
             _add(key_for(email), now)
         elif key is not None and this.is_right:
             # Nothing else on the count: the address is quiet again. Else the run of wrong ones is over.
-            db.run(_FORGET_ONLY_ONE, {"counter": key}) or db.run(_GIVE_BACK, {"counter": key})
+            database.run(_FORGET_ONLY_ONE, {"counter": key}) or database.run(
+                _GIVE_BACK, {"counter": key}
+            )
 
 
 def key_for(email: str, known_browser: str | None = None) -> bytes:
@@ -75,12 +78,12 @@ def key_for(email: str, known_browser: str | None = None) -> bytes:
 
 def forget(email: str) -> None:
     """Start the address afresh, after its password has been reset."""
-    db.run(_FORGET, {"counter": key_for(email)})
+    database.run(_FORGET, {"counter": key_for(email)})
 
 
 def delete_stale(before: datetime) -> int:
     """Delete counters whose window ended before; those near the lifelong limit stay."""
-    return db.run(_DELETE_STALE, {"before": before})
+    return database.run(_DELETE_STALE, {"before": before})
 
 
 def _counter_with_room(
@@ -95,7 +98,7 @@ def _counter_with_room(
         if _add(key, now, up_to_limit=True):
             return key
     events.record("lockout", outcome="refused", user_id=user_id)
-    failures = db.row(_FAILURES, {"counter": key})
+    failures = database.row(_FAILURES, {"counter": key})
     if failures is not None and failures.consecutive >= MAX_CONSECUTIVE:
         raise TooManyAttempts(int(WINDOW.total_seconds()), ONLY_A_RESET_HELPS)
     ends_at = failures.window_ends_at if failures else now
@@ -104,7 +107,7 @@ def _counter_with_room(
 
 def _add(key: bytes, now: datetime, *, up_to_limit: bool = False) -> bool:
     """Add one wrong password; `up_to_limit` adds none where the limit has been reached. Return if it did."""
-    insert = (sqlite if db.is_sqlite() else postgresql).insert(SignInFailures)
+    insert = (sqlite if database.is_sqlite() else postgresql).insert(SignInFailures)
     is_over = SignInFailures.window_ends_at <= now
     is_allowed = and_(
         or_(is_over, SignInFailures.recent < MAX_RECENT),
@@ -120,7 +123,7 @@ def _add(key: bytes, now: datetime, *, up_to_limit: bool = False) -> bool:
         },
         where=is_allowed if up_to_limit else None,
     )
-    return db.row(added.returning(SignInFailures.recent)) is not None
+    return database.row(added.returning(SignInFailures.recent)) is not None
 
 
 # Whether anything is on the count of bindparam `counter`, to be read along with the account.

@@ -3,8 +3,8 @@
 from alembic import context
 from sqlalchemy import Connection, text
 
-from authsite.db import Base, UtcDateTime, transactional_engine
-from authsite.models import User
+from authsite.database import Base, UtcDateTime, transactional_engine
+from authsite.database.models import User
 
 assert User.metadata is Base.metadata  # the tables are known once the models are imported
 

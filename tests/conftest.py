@@ -18,7 +18,8 @@ from flask.testing import FlaskClient
 from flask_migrate import upgrade
 from sqlalchemy import event
 
-from authsite import create_app, db, hashing
+from authsite import create_app, database
+from authsite.crypto import hashing
 from authsite.extensions import limiter
 from tests import services
 
@@ -67,7 +68,7 @@ def _migrate(url: str) -> None:
     app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
     with app.app_context():
         upgrade()
-        db.engine().dispose()
+        database.engine().dispose()
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def make_app(database_url: str) -> Iterator[MakeApp]:
         # The connections of the application that most tests use are kept; SQLite's file is replaced.
         if app is not shared or database_url.startswith("sqlite"):
             with app.app_context():
-                db.engine().dispose()
+                database.engine().dispose()
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def sent_statements(
 ) -> Callable[[], AbstractContextManager[list[str]]]:
     """Collect the SQL that is sent inside the block; BEGIN and COMMIT are not counted."""
     with app.app_context():
-        engine = db.engine()
+        engine = database.engine()
 
     @contextmanager
     def collect() -> Iterator[list[str]]:

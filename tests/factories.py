@@ -6,8 +6,9 @@ from typing import Any
 
 from sqlalchemy import insert
 
-from authsite import accounts, clock, db, sessions, tokens
-from authsite.models import Account, UserSession
+from authsite import accounts, clock, database, sessions
+from authsite.crypto import tokens
+from authsite.database.models import Account, UserSession
 
 PASSWORD = "three random words"
 NEW_PASSWORD = "another four quiet words"
@@ -64,7 +65,7 @@ def session_rows(
     created_at = now - age
     rows = [
         {
-            "id": db.uuid7(created_at),
+            "id": database.uuid7(created_at),
             "user_id": owner.id,
             "entrance": "api",
             "refresh_jti": tokens.new_jti(),
@@ -82,8 +83,8 @@ def session_rows(
         }
         for _ in range(count)
     ]
-    with db.transaction():
-        db.run(insert(UserSession), rows)
+    with database.transaction():
+        database.run(insert(UserSession), rows)
     return rows
 
 

@@ -312,7 +312,7 @@ class Site:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{self.port}"),
-                *("--config", "authsite/gunicorn_conf.py", "wsgi:app"),
+                *("--config", "authsite/server/gunicorn_conf.py", "wsgi:app"),
             ],
             cwd=ROOT,
             env=self.environ,

@@ -9,7 +9,9 @@ from argon2 import PasswordHasher
 from sqlalchemy import func, select, update
 from werkzeug.security import generate_password_hash
 
-from authsite import accounts, clock, db, hashing, passwords, sessions, tokens
+from authsite import accounts, clock, database, passwords, sessions
+from authsite.crypto import hashing, tokens
+from authsite.database.models import PasswordReset, User
 from authsite.errors import (
     EmailTaken,
     InactiveAccount,
@@ -19,7 +21,6 @@ from authsite.errors import (
     UnknownAccount,
     WeakPassword,
 )
-from authsite.models import PasswordReset, User
 from tests import factories
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -37,11 +38,11 @@ def ada():
 
 
 def user_row(account):
-    return db.row(USERS.select().where(USERS.c.id == account.id))
+    return database.row(USERS.select().where(USERS.c.id == account.id))
 
 
 def how_many() -> int:
-    return db.row(select(func.count()).select_from(USERS))[0]
+    return database.row(select(func.count()).select_from(USERS))[0]
 
 
 def facts_of(caplog, event: str) -> list[dict]:
@@ -176,13 +177,13 @@ def test_an_unknown_address_costs_a_hash_and_the_same_statements(ada, app):
     note = lambda *arguments: statements.append(arguments[2])  # noqa: E731
     from sqlalchemy import event
 
-    event.listen(db.engine(), "before_cursor_execute", note)
+    event.listen(database.engine(), "before_cursor_execute", note)
     try:
         for email in (ada.email, "nobody@example.com"):
             with pytest.raises(InvalidCredentials):
                 accounts.authenticate(email, "wrong password")
     finally:
-        event.remove(db.engine(), "before_cursor_execute", note)
+        event.remove(database.engine(), "before_cursor_execute", note)
 
     half = len(statements) // 2
     assert half
@@ -198,7 +199,7 @@ def test_an_unknown_address_costs_a_hash_and_the_same_statements(ada, app):
 )
 def test_an_older_hash_is_renewed_at_the_next_sign_in(ada, make_hash):
     """PW-09, PW-10: and the sign-in's own password_changed_at stays good."""
-    db.run(update(User).where(User.id == ada.id), {"password_hash": make_hash()})
+    database.run(update(User).where(User.id == ada.id), {"password_hash": make_hash()})
     before = user_row(ada)
     held = factories.grant(ada)
     after = user_row(ada)
@@ -213,7 +214,7 @@ def test_an_older_hash_is_renewed_at_the_next_sign_in(ada, make_hash):
 def test_a_wrong_password_renews_no_hash(ada):
     """PW-10."""
     old = generate_password_hash(factories.PASSWORD, method="pbkdf2:sha256:1000")
-    db.run(update(User).where(User.id == ada.id), {"password_hash": old})
+    database.run(update(User).where(User.id == ada.id), {"password_hash": old})
     with pytest.raises(InvalidCredentials):
         accounts.authenticate(ada.email, "wrong password")
 
@@ -245,7 +246,7 @@ def test_nothing_but_details_can_be_changed(ada, forbidden):
 
 
 def test_details_of_an_account_that_is_gone_cannot_be_changed(ada):
-    db.run(USERS.delete())
+    database.run(USERS.delete())
     with pytest.raises(UnknownAccount):
         accounts.update_details(ada.id, {"first_name": "Augusta"})
 
@@ -254,7 +255,7 @@ def test_deactivating_ends_sessions_and_reset_links_at_once(ada):
     """SE-14, RS-03."""
     held = factories.grant(ada)
     passwords.request_reset(ada.email, device_name="curl", ip_address=None)
-    link = tokens.sign("reset", db.row(select(PasswordReset.id)).id)
+    link = tokens.sign("reset", database.row(select(PasswordReset.id)).id)
     accounts.deactivate("ADA@example.com")
 
     with pytest.raises(SessionRevoked):
@@ -270,7 +271,7 @@ def test_activating_opens_the_account_but_revives_nothing(ada):
     """SE-14: what ended stays ended."""
     held = factories.grant(ada)
     passwords.request_reset(ada.email, device_name="curl", ip_address=None)
-    link = tokens.sign("reset", db.row(select(PasswordReset.id)).id)
+    link = tokens.sign("reset", database.row(select(PasswordReset.id)).id)
     accounts.deactivate(ada.email)
     accounts.activate(ada.email)
 
@@ -321,10 +322,13 @@ def test_deleting_an_account_takes_its_rows_along(ada):
     """PR-03: also on SQLite, where foreign keys are off by default."""
     factories.grant(ada)
     passwords.request_reset(ada.email, device_name="curl", ip_address=None)
-    db.run(USERS.delete().where(USERS.c.id == ada.id))
+    database.run(USERS.delete().where(USERS.c.id == ada.id))
 
     for table in ("user_sessions", "password_resets", "outgoing_mails"):
-        assert db.row(select(func.count()).select_from(db.db.metadata.tables[table]))[0] == 0
+        assert (
+            database.row(select(func.count()).select_from(database.db.metadata.tables[table]))[0]
+            == 0
+        )
 
 
 def test_sign_ins_are_recorded_without_the_address_or_the_password(ada, caplog):

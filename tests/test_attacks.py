@@ -22,8 +22,8 @@ from flask_migrate import upgrade
 from packaging.version import Version
 from sqlalchemy import func, select, text, update
 
-from authsite import accounts, clock, config, create_app, db, passwords
-from authsite.models import User
+from authsite import accounts, clock, config, create_app, database, passwords
+from authsite.database.models import User
 from tests import factories, services
 from tests.api.conftest import (
     EMAIL,
@@ -99,14 +99,14 @@ def test_serving_starts_no_scheduler_beside_the_requests(database_url):
     held = log_in(client)
     assert refresh(client, held["refresh_token"]).status_code == 200
     with app.app_context():
-        db.engine().dispose()
+        database.engine().dispose()
     # The limiter's memory sweeps itself after a hit, in a thread that ends at once.
     services.wait_until(lambda: set(threading.enumerate()) <= before, what="the end of all threads")
 
 
 def test_a_new_database_holds_no_account(app_context):
     """DP-13: nobody has a password that stands in a manual."""
-    assert db.row(select(func.count()).select_from(User)) == (0,)
+    assert database.row(select(func.count()).select_from(User)) == (0,)
 
 
 def test_a_password_of_long_ago_signs_in_and_nobody_asks_for_another(app, client, user_of_long_ago):
@@ -124,7 +124,7 @@ def user_of_long_ago(app, client) -> None:
     register(client)
     with app.app_context():
         long_ago = clock.now() - timedelta(days=3650)
-        db.run(update(User).values(password_changed_at=long_ago, created_at=long_ago))
+        database.run(update(User).values(password_changed_at=long_ago, created_at=long_ago))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_what_every_client_asks_again_and_again_reads_no_whole_table(
         crowd = factories.account("crowd@example.com")
         for _ in range(5):
             factories.session_rows(crowd, 2000, lifetime=timedelta(days=7))
-        db.run(text("ANALYZE user_sessions"))
+        database.run(text("ANALYZE user_sessions"))
         before = _scans()
         for _ in range(3):
             assert is_live(client, held)
@@ -212,9 +212,9 @@ def test_what_every_client_asks_again_and_again_reads_no_whole_table(
         assert _scans().seq_scan == before.seq_scan
 
 
-def _scans() -> db.Row:
-    db.row(text("SELECT pg_stat_force_next_flush()"))
-    found = db.row(
+def _scans() -> database.Row:
+    database.row(text("SELECT pg_stat_force_next_flush()"))
+    found = database.row(
         text("SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 'user_sessions'")
     )
     assert found is not None
@@ -227,7 +227,7 @@ def make_postgresql_app(empty_postgresql_url) -> Iterator[Callable[[], Any]]:
     app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
     yield lambda: app
     with app.app_context():
-        db.engine().dispose()
+        database.engine().dispose()
 
 
 # A running site
@@ -239,7 +239,7 @@ def stores(postgresql_server_url: str, valkey_url: str) -> Iterator[dict[str, st
         app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
         with app.app_context():
             upgrade()
-            db.engine().dispose()
+            database.engine().dispose()
         yield {"DATABASE_URL": url, "REDIS_URL": valkey_url}
 
 

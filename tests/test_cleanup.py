@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, select, text
 
-from authsite import clock, create_app, db, sessions
-from authsite.models import UserSession
+from authsite import clock, create_app, database, sessions
+from authsite.database.models import UserSession
 from tests import factories, services
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -50,7 +50,7 @@ def ada_on_postgresql(empty_postgresql_url):
     app = create_app({"DATABASE_URL": empty_postgresql_url, "SECRET_KEY": services.SECRET_KEY})
     with app.app_context():
         yield factories.account()
-        db.engine().dispose()
+        database.engine().dispose()
 
 
 def clean(*, batch_size: int = 1000, is_dry_run: bool = False) -> int:
@@ -60,7 +60,7 @@ def clean(*, batch_size: int = 1000, is_dry_run: bool = False) -> int:
 
 
 def left() -> set:
-    return {row.id for row in db.rows(select(SESSIONS.c.id))}
+    return {row.id for row in database.rows(select(SESSIONS.c.id))}
 
 
 def write_every_kind(ada, times: int = 1) -> tuple[set, set]:
@@ -124,7 +124,7 @@ def test_the_oldest_go_first(ada, time_machine):
     next(run)
     run.close()
 
-    created = sorted(row.created_at for row in db.rows(select(SESSIONS.c.created_at)))
+    created = sorted(row.created_at for row in database.rows(select(SESSIONS.c.created_at)))
     assert created == [NOON - days(200), NOON - days(100)]
 
 
@@ -167,7 +167,7 @@ def test_rows_that_another_run_holds_are_left_to_it(ada_on_postgresql):
     """FA-06, LD-02: a run waits for nobody."""
     held = factories.session_rows(ada_on_postgresql, age=days(100))
     factories.session_rows(ada_on_postgresql, 3, age=days(90))
-    with db.transactional_engine().connect() as other, other.begin():
+    with database.transactional_engine().connect() as other, other.begin():
         other.execute(select(SESSIONS).where(SESSIONS.c.id == held[0]["id"]).with_for_update())
         started = time.monotonic()
         assert clean() == 3
@@ -208,11 +208,11 @@ FROM (
 @pytest.mark.postgresql
 def test_a_table_whose_size_is_not_known_yet_is_cleaned_all_the_same(ada_on_postgresql):
     """LD-02: after an import PostgreSQL may believe the table empty, and must not plan by that."""
-    with db.transactional_engine().begin() as connection:
+    with database.transactional_engine().begin() as connection:
         connection.execute(text(_GENERATE), {"user_id": ada_on_postgresql.id, "count": 20_000})
         # As autovacuum does in the middle of an import: it counts none of the uncommitted rows.
         autocommit = {"isolation_level": "AUTOCOMMIT"}
-        with db.engine().connect().execution_options(**autocommit) as autovacuum:
+        with database.engine().connect().execution_options(**autocommit) as autovacuum:
             autovacuum.execute(text("ANALYZE user_sessions"))
 
     assert clean(batch_size=5000) == 20_000
@@ -221,7 +221,7 @@ def test_a_table_whose_size_is_not_known_yet_is_cleaned_all_the_same(ada_on_post
 @pytest.mark.postgresql
 def test_200_000_dead_rows_go_in_short_transactions(ada_on_postgresql):
     """LD-02: no batch holds its locks for more than 250 ms."""
-    with db.transactional_engine().begin() as connection:
+    with database.transactional_engine().begin() as connection:
         connection.execute(text(_GENERATE), {"user_id": ada_on_postgresql.id, "count": 200_000})
     [live] = factories.session_rows(ada_on_postgresql)
     batches = sessions.delete_dead(clock.now() - KEEP, batch_size=5000)
@@ -239,5 +239,5 @@ def test_200_000_dead_rows_go_in_short_transactions(ada_on_postgresql):
     assert len(durations) >= 40  # batches of 5000 at most
     # By the wall, on a machine that also does other things: two of the forty may meet a checkpoint.
     assert sorted(durations)[-3] < 0.25
-    assert db.row(select(func.count()).select_from(SESSIONS))[0] == 1
+    assert database.row(select(func.count()).select_from(SESSIONS))[0] == 1
     assert left() == {live["id"]}

@@ -14,9 +14,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from authsite import accounts, clock, create_app, db, outbox, passwords, sessions
+from authsite import accounts, clock, create_app, database, passwords, sessions
+from authsite.database.models import OutgoingMail, PasswordReset, SignInFailures, User, UserSession
 from authsite.errors import InactiveAccount, InvalidCredentials, SessionRevoked
-from authsite.models import OutgoingMail, PasswordReset, SignInFailures, User, UserSession
+from authsite.mail import outbox
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
 
@@ -58,7 +59,7 @@ def flask(*arguments: str, environ: dict, **more) -> subprocess.CompletedProcess
 
 
 def count(model) -> int:
-    return db.row(select(func.count()).select_from(model))[0]
+    return database.row(select(func.count()).select_from(model))[0]
 
 
 def last_line(text: str) -> str:
@@ -177,7 +178,7 @@ def test_a_fault_of_the_database_exits_with_1_and_one_line(arguments, stdin, tmp
     )
     result = app.test_cli_runner().invoke(args=arguments, input=stdin)
     with app.app_context():
-        db.engine().dispose()
+        database.engine().dispose()
 
     assert result.exit_code == 1
     assert last_line(result.stderr) == "Error: The database failed (OperationalError)."
@@ -547,4 +548,4 @@ def test_mail_of_a_command_waits_for_a_worker_or_leaves_with_it(cli, ada):
     """A command that ends at once still has its mail in the outbox."""
     cli("set-password", ada.email, stdin=f"{NEW_PASSWORD}\n")
 
-    assert [row.name for row in db.rows(select(OutgoingMail.name))] == ["password_changed"]
+    assert [row.name for row in database.rows(select(OutgoingMail.name))] == ["password_changed"]

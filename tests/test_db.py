@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from sqlalchemy import event, exc, insert, select, text
 
-from authsite import create_app, db
-from authsite.models import User, UserSession
+from authsite import create_app, database
+from authsite.database.models import User, UserSession
 from tests import factories, services
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -26,22 +26,22 @@ def on_sqlite(sqlite_url):
     app = create_app({"DATABASE_URL": sqlite_url, "SECRET_KEY": services.SECRET_KEY})
     with app.app_context():
         yield app
-        db.engine().dispose()
+        database.engine().dispose()
 
 
 def rename(account, name: str) -> None:
-    db.run(USERS.update().where(USERS.c.id == account.id).values(first_name=name))
+    database.run(USERS.update().where(USERS.c.id == account.id).values(first_name=name))
 
 
 def name_of(account) -> str:
-    return db.row(select(USERS.c.first_name).where(USERS.c.id == account.id))[0]
+    return database.row(select(USERS.c.first_name).where(USERS.c.id == account.id))[0]
 
 
 # transaction()
 
 
 def test_what_a_transaction_did_is_there_afterwards(ada):
-    with db.transaction():
+    with database.transaction():
         rename(ada, "Augusta")
 
     assert name_of(ada) == "Augusta"
@@ -49,7 +49,7 @@ def test_what_a_transaction_did_is_there_afterwards(ada):
 
 def test_a_transaction_that_fails_has_done_nothing(ada):
     def fail() -> None:
-        with db.transaction():
+        with database.transaction():
             rename(ada, "Augusta")
             raise RuntimeError
 
@@ -62,8 +62,8 @@ def test_an_inner_transaction_joins_the_outer(ada):
     """What the inner one did is undone with the outer: verbs can be put together."""
 
     def fail() -> None:
-        with db.transaction():
-            with db.transaction():
+        with database.transaction():
+            with database.transaction():
                 rename(ada, "Augusta")
             assert name_of(ada) == "Augusta"
             raise RuntimeError
@@ -80,7 +80,7 @@ def test_nobody_sees_a_transaction_before_its_commit(ada, app):
         with app.app_context():
             seen.append(name_of(ada))
 
-    with db.transaction():
+    with database.transaction():
         rename(ada, "Augusta")
         thread = threading.Thread(target=look)
         thread.start()
@@ -109,14 +109,14 @@ def test_a_statement_by_itself_sends_nothing_else(ada):
     seen = []
     note = lambda *arguments: seen.append(arguments[0])  # noqa: E731
     for name in ("begin", "commit", "rollback"):
-        event.listen(db.engine(), name, note)
+        event.listen(database.engine(), name, note)
     sent = []
     note_sent = lambda *arguments: sent.append(arguments[2])  # noqa: E731
-    event.listen(db.engine(), "before_cursor_execute", note_sent)
+    event.listen(database.engine(), "before_cursor_execute", note_sent)
     name_of(ada)
     for name in ("begin", "commit", "rollback"):
-        event.remove(db.engine(), name, note)
-    event.remove(db.engine(), "before_cursor_execute", note_sent)
+        event.remove(database.engine(), name, note)
+    event.remove(database.engine(), "before_cursor_execute", note_sent)
 
     assert len(sent) == 1
 
@@ -124,10 +124,10 @@ def test_a_statement_by_itself_sends_nothing_else(ada):
 def test_the_connection_comes_back_when_a_transaction_fails(app_context):
     """Else a pool of ten would be empty after ten failures."""
     for _ in range(15):
-        with pytest.raises(exc.DBAPIError), db.transaction():
-            db.run(text("INSERT INTO no_such_table VALUES (1)"))
+        with pytest.raises(exc.DBAPIError), database.transaction():
+            database.run(text("INSERT INTO no_such_table VALUES (1)"))
 
-    assert db.row(text("SELECT 1"))[0] == 1
+    assert database.row(text("SELECT 1"))[0] == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -137,9 +137,9 @@ def test_the_number_of_changed_rows_is_told(ada, count):
         factories.account(f"user{number}@example.com")
     change = USERS.update().where(USERS.c.email.like("user%")).values(first_name="X")
 
-    assert db.run(change) == count
-    with db.transaction():
-        assert db.run(change) == count
+    assert database.run(change) == count
+    with database.transaction():
+        assert database.run(change) == count
     copied = [USERS.c[name] for name in ("id", "email")]
     select_none = select(
         *copied, *(USERS.c[c.name] for c in USERS.c if c.name not in ("id", "email"))
@@ -149,8 +149,8 @@ def test_the_number_of_changed_rows_is_told(ada, count):
         select_none.where(USERS.c.email == "nobody"),
         include_defaults=False,
     )
-    assert db.run(nothing) == 0
-    assert db.run(USERS.delete().where(USERS.c.email.like("user%"))) == count
+    assert database.run(nothing) == 0
+    assert database.run(USERS.delete().where(USERS.c.email.like("user%"))) == count
 
 
 # after_commit()
@@ -158,9 +158,9 @@ def test_the_number_of_changed_rows_is_told(ada, count):
 
 def test_what_is_to_follow_a_commit_follows_it(ada):
     order = []
-    with db.transaction():
-        with db.transaction():
-            db.after_commit(lambda: order.append(name_of(ada)))
+    with database.transaction():
+        with database.transaction():
+            database.after_commit(lambda: order.append(name_of(ada)))
         rename(ada, "Augusta")
         order.append("inside")
 
@@ -171,13 +171,13 @@ def test_nothing_follows_a_transaction_that_failed(ada):
     called = []
 
     def fail() -> None:
-        with db.transaction():
-            db.after_commit(lambda: called.append(True))
+        with database.transaction():
+            database.after_commit(lambda: called.append(True))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    with db.transaction():
+    with database.transaction():
         rename(ada, "Augusta")
     assert called == []
 
@@ -189,19 +189,19 @@ def test_a_commit_that_fails_is_followed_by_nothing(ada):
     def break_commit(_connection) -> None:
         raise RuntimeError("the server is gone")
 
-    event.listen(db.engine(), "commit", break_commit)
+    event.listen(database.engine(), "commit", break_commit)
     try:
-        with pytest.raises(RuntimeError), db.transaction():
-            db.after_commit(lambda: called.append(True))
+        with pytest.raises(RuntimeError), database.transaction():
+            database.after_commit(lambda: called.append(True))
     finally:
-        event.remove(db.engine(), "commit", break_commit)
+        event.remove(database.engine(), "commit", break_commit)
 
     assert called == []
 
 
 def test_outside_a_transaction_nothing_can_follow_a_commit(app_context):
     with pytest.raises(AssertionError):
-        db.after_commit(lambda: None)
+        database.after_commit(lambda: None)
 
 
 # Times
@@ -211,7 +211,7 @@ def test_a_naive_time_is_refused(ada):
     """It names no moment: SQLite would take it for UTC, PostgreSQL for the server's zone."""
     statement = USERS.update().where(USERS.c.id == ada.id)
     with pytest.raises(exc.StatementError, match="naive"):
-        db.run(statement.values(updated_at=datetime(2026, 3, 1, 12)))  # noqa: DTZ001
+        database.run(statement.values(updated_at=datetime(2026, 3, 1, 12)))  # noqa: DTZ001
 
 
 @pytest.mark.parametrize(
@@ -227,12 +227,12 @@ def test_a_naive_time_is_refused(ada):
 )
 def test_a_time_comes_back_as_the_same_moment_in_utc(ada, moment):
     """To the microsecond: the guard against a changed password compares it."""
-    db.run(USERS.update().values(updated_at=moment))
-    found = db.row(select(USERS.c.updated_at))[0]
+    database.run(USERS.update().values(updated_at=moment))
+    found = database.row(select(USERS.c.updated_at))[0]
 
     assert found == moment
     assert found.utcoffset() == timedelta(0)
-    assert db.row(select(USERS.c.id).where(USERS.c.updated_at == moment)) is not None
+    assert database.row(select(USERS.c.id).where(USERS.c.updated_at == moment)) is not None
 
 
 # Time-ordered ids
@@ -241,7 +241,7 @@ def test_a_time_comes_back_as_the_same_moment_in_utc(ada, moment):
 def test_ids_are_version_7_in_the_order_of_their_moments():
     """RFC 9562 §5.7; the clean-up walks them from the oldest."""
     moments = [NOON + timedelta(milliseconds=each) for each in range(0, 5000, 7)]
-    ids = [db.uuid7(moment) for moment in moments]
+    ids = [database.uuid7(moment) for moment in moments]
 
     assert ids == sorted(ids)
     assert {each.version for each in ids} == {7}
@@ -251,7 +251,7 @@ def test_ids_are_version_7_in_the_order_of_their_moments():
 
 def test_ids_of_one_moment_cannot_be_guessed():
     """AP-14: 74 random bits; each of them takes both values."""
-    ids = [db.uuid7(NOON).int for _ in range(500)]
+    ids = [database.uuid7(NOON).int for _ in range(500)]
     random_bits = (1 << 62) - 1 | ((1 << 12) - 1) << 64
     ones = zeros = 0
     for each in ids:
@@ -264,8 +264,8 @@ def test_ids_of_one_moment_cannot_be_guessed():
 
 @pytest.mark.parametrize("milliseconds", [-1000, -1, 0, 1, 1000])
 def test_the_first_id_of_a_moment_bounds_all_others(milliseconds):
-    bound = db.first_uuid7(NOON)
-    others = [db.uuid7(NOON + timedelta(milliseconds=milliseconds)) for _ in range(100)]
+    bound = database.first_uuid7(NOON)
+    others = [database.uuid7(NOON + timedelta(milliseconds=milliseconds)) for _ in range(100)]
 
     assert all((each > bound) == (milliseconds >= 0) for each in others)
 
@@ -278,11 +278,11 @@ def test_the_databases_order_ids_as_python_does(ada):
         for row in factories.session_rows(ada, age=timedelta(days=age * 3))
     ]
     table = UserSession.__table__
-    bound = db.first_uuid7(datetime.now(UTC) - timedelta(days=30))
-    found = [row.id for row in db.rows(select(table.c.id).order_by(table.c.id))]
+    bound = database.first_uuid7(datetime.now(UTC) - timedelta(days=30))
+    found = [row.id for row in database.rows(select(table.c.id).order_by(table.c.id))]
 
     assert found == sorted(rows)
-    smaller = db.rows(select(table.c.id).where(table.c.id < bound))
+    smaller = database.rows(select(table.c.id).where(table.c.id < bound))
     assert {row.id for row in smaller} == {each for each in rows if each < bound}
 
 
@@ -298,7 +298,7 @@ def test_every_sqlite_connection_has_its_pragmas(on_sqlite, pragma, value):
     with engine.connect() as first, engine.connect() as second:
         for connection in (first, second):
             assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
-    assert db.row(text(f"PRAGMA {pragma}"))[0] == value
+    assert database.row(text(f"PRAGMA {pragma}"))[0] == value
 
 
 def test_sqlite_writers_wait_for_each_other(on_sqlite):
@@ -307,7 +307,7 @@ def test_sqlite_writers_wait_for_each_other(on_sqlite):
     inside, failures = threading.Event(), []
 
     def write_slowly() -> None:
-        with on_sqlite.app_context(), db.transaction():
+        with on_sqlite.app_context(), database.transaction():
             rename(ada, "Slow")
             inside.set()
             time.sleep(0.3)
@@ -316,7 +316,7 @@ def test_sqlite_writers_wait_for_each_other(on_sqlite):
     thread.start()
     inside.wait(5)
     try:
-        with db.transaction():
+        with database.transaction():
             before = name_of(ada)
             rename(ada, f"{before} and quick")
     except exc.OperationalError as error:
@@ -336,7 +336,7 @@ def test_sqlite_readers_do_not_wait_for_a_writer(on_sqlite):
         with on_sqlite.app_context():
             seen.append(name_of(ada))
 
-    with db.transaction():
+    with database.transaction():
         rename(ada, "Augusta")
         thread = threading.Thread(target=look)
         thread.start()
@@ -353,16 +353,16 @@ def on_postgresql(empty_postgresql_url):
     app = create_app({"DATABASE_URL": empty_postgresql_url, "SECRET_KEY": services.SECRET_KEY})
     with app.app_context():
         yield app
-        db.engine().dispose()
+        database.engine().dispose()
 
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("setting", ["statement_timeout", "lock_timeout"])
 def test_no_statement_and_no_lock_is_waited_for_longer_than_ten_seconds(on_postgresql, setting):
     """FA-02: by itself or in a transaction; 0 would be for ever."""
-    by_itself = db.row(text(f"SHOW {setting}"))[0]
-    with db.transaction():
-        inside = db.row(text(f"SHOW {setting}"))[0]
+    by_itself = database.row(text(f"SHOW {setting}"))[0]
+    with database.transaction():
+        inside = database.row(text(f"SHOW {setting}"))[0]
 
     assert by_itself == inside
     assert 0 < int(inside.removesuffix("s")) <= 10
@@ -371,4 +371,4 @@ def test_no_statement_and_no_lock_is_waited_for_longer_than_ten_seconds(on_postg
 @pytest.mark.postgresql
 def test_postgresql_answers_times_in_utc(on_postgresql):
     """FA-10: whatever zone the server is in."""
-    assert db.row(text("SHOW TimeZone"))[0] == "UTC"
+    assert database.row(text("SHOW TimeZone"))[0] == "UTC"

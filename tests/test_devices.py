@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from authsite import devices
+from authsite.clients import devices
 
 WEBKIT = "AppleWebKit/537.36 (KHTML, like Gecko)"
 APPLE = "AppleWebKit/605.1.15 (KHTML, like Gecko)"

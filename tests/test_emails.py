@@ -7,7 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from authsite import clock, db, emails, outbox, passwords, sessions, tokens
+from authsite import clock, database, passwords, sessions
+from authsite.crypto import tokens
+from authsite.mail import emails, outbox
 from tests import factories, services
 
 NOON = datetime(2026, 3, 1, 12, 4, tzinfo=UTC)
@@ -248,7 +250,7 @@ def test_the_link_of_a_reset_stands_alone_on_its_line_and_works():
     """RS-08."""
     ada = factories.account()
     passwords.request_reset(ada.email, device_name="curl", ip_address=None)
-    [row] = db.rows(db.db.metadata.tables["outgoing_mails"].select())
+    [row] = database.rows(database.db.metadata.tables["outgoing_mails"].select())
     message = compose(emails.Mail(ada.id, row.name, row.facts))
     [line] = [line for line in message.body.splitlines() if "token=" in line]
     prefix, token = line.split("token=")
@@ -316,7 +318,7 @@ def test_no_name_adds_a_header(make_app, name, text):
         # NUL cannot be stored; it and the rest of them are refused by the forms before they come here.
         ada = factories.account(first_name=text.replace("\x00", ""))
         if name == "new_device":
-            with db.transaction():
+            with database.transaction():
                 session = SESSION | {"device_name": text.replace("\x00", "")}
                 outbox.queue(emails.new_device(ada.id, session))
         else:
@@ -344,7 +346,7 @@ def test_what_arrives_has_both_parts_and_any_letters(make_app):
     ):
         ada = factories.account(first_name="Zoë 🐌 漢字")
         factories.grant(ada)
-        with db.transaction():
+        with database.transaction():
             outbox.queue(emails.token_reuse(ada.id, "Ордината", clock.now()))
         outbox.deliver()
 

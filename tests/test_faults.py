@@ -22,7 +22,7 @@ import requests
 from flask_migrate import upgrade
 from sqlalchemy import event
 
-from authsite import clock, create_app, db
+from authsite import clock, create_app, database
 from tests import factories, services
 
 EMAIL = "ada@example.com"
@@ -113,7 +113,7 @@ def database_of_its_own(own_postgresql: services.PostgreSQL) -> Iterator[str]:
         app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
         with app.app_context():
             upgrade()
-            db.engine().dispose()
+            database.engine().dispose()
         yield url
 
 
@@ -289,7 +289,8 @@ def test_a_mail_server_that_hangs_up_in_mid_message_gets_the_mail_again(make_app
     """FA-04: what was not acknowledged is sent again after the back-off, and once it is taken never more."""
     from aiosmtpd.controller import Controller
 
-    from authsite import outbox, passwords
+    from authsite import passwords
+    from authsite.mail import outbox
 
     handler = ClosingInMidMessage(times=2)
     controller = Controller(handler, hostname=services.HOST, port=services.free_port())
@@ -398,7 +399,7 @@ def test_a_full_disk_under_sqlite_is_a_503_and_leaves_nothing_half_written(sqlit
     body = {"email": EMAIL, "password": factories.PASSWORD, "first_name": "Ada"}
     assert client.post("/api/v1/auth/register", json=body).status_code == 201
     with app.app_context():
-        engine = db.engine()
+        engine = database.engine()
         full = _limit_pages(engine)
         statuses: Counter[int] = Counter()
         for _ in range(60):

@@ -10,8 +10,8 @@ from alembic.migration import MigrationContext
 from flask_migrate import downgrade, upgrade
 from sqlalchemy import CheckConstraint, inspect, text
 
-from authsite import create_app, db
-from authsite.db import Base
+from authsite import create_app, database
+from authsite.database import Base
 from tests import factories, services
 
 
@@ -30,17 +30,17 @@ def blank(blank_url):
     app = create_app({"DATABASE_URL": blank_url, "SECRET_KEY": services.SECRET_KEY})
     with app.app_context():
         yield app
-        db.engine().dispose()
+        database.engine().dispose()
 
 
 def tables() -> set[str]:
-    return set(inspect(db.engine()).get_table_names()) - {"alembic_version"}
+    return set(inspect(database.engine()).get_table_names()) - {"alembic_version"}
 
 
 def test_the_tables_are_those_of_the_models(blank):
     """Nothing differs that Alembic can see: tables, columns, types, nullability, indexes, uniqueness."""
     upgrade()
-    with db.engine().connect() as connection:
+    with database.engine().connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
 
@@ -50,7 +50,7 @@ def test_the_tables_are_those_of_the_models(blank):
 def test_every_check_stands_in_the_database_by_its_name(blank):
     """Alembic never compares them: one forgotten in a migration would be missed."""
     upgrade()
-    inspector = inspect(db.engine())
+    inspector = inspect(database.engine())
     for table in Base.metadata.tables.values():
         expected = {
             str(each.name) for each in table.constraints if isinstance(each, CheckConstraint)
@@ -95,7 +95,7 @@ def test_upgrading_what_is_up_to_date_keeps_the_rows(blank):
     ada = factories.account()
     upgrade()
 
-    assert db.row(text("SELECT count(*) FROM users"))[0] == 1
+    assert database.row(text("SELECT count(*) FROM users"))[0] == 1
     assert factories.grant(ada).user_id == ada.id
 
 
@@ -120,8 +120,8 @@ def test_two_upgrades_at_once_are_safe(blank_url):
     app = create_app({"DATABASE_URL": blank_url, "SECRET_KEY": services.SECRET_KEY})
     with app.app_context():
         assert tables() == set(Base.metadata.tables)
-        assert db.row(text("SELECT count(*) FROM alembic_version"))[0] == 1
-        db.engine().dispose()
+        assert database.row(text("SELECT count(*) FROM alembic_version"))[0] == 1
+        database.engine().dispose()
 
 
 def test_a_migration_that_fails_leaves_nothing_half_done(blank, monkeypatch):
@@ -151,7 +151,7 @@ def test_a_rotation_changes_no_indexed_column(app_context):
     moving = {
         *("refresh_jti", "previous_jti", "rotated_at", "last_used_at", "expires_at", "ip_address"),
     }
-    indexes = inspect(db.engine()).get_indexes("user_sessions")
+    indexes = inspect(database.engine()).get_indexes("user_sessions")
 
     assert not moving & {column for each in indexes for column in each["column_names"]}
 
@@ -166,7 +166,7 @@ def test_a_service_is_ready_once_its_database_is_migrated(tmp_path):
     with app.app_context():
         upgrade()
         assert client.get("/readyz").status_code == 200
-        with db.engine().begin() as connection:
+        with database.engine().begin() as connection:
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'of tomorrow'")
         assert client.get("/readyz").status_code == 200
-        db.engine().dispose()
+        database.engine().dispose()

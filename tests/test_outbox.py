@@ -14,8 +14,9 @@ import trustme
 from flask import current_app
 from sqlalchemy import select, update
 
-from authsite import accounts, clock, db, emails, outbox, passwords
-from authsite.models import OutgoingMail
+from authsite import accounts, clock, database, passwords
+from authsite.database.models import OutgoingMail
+from authsite.mail import emails, outbox
 from tests import factories, services
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -44,7 +45,7 @@ def ask(email: str = "ada@example.com") -> None:
 
 
 def waiting() -> list:
-    return list(db.rows(MAILS.select().order_by(MAILS.c.id)))
+    return list(database.rows(MAILS.select().order_by(MAILS.c.id)))
 
 
 def facts_of(caplog, event: str = "mail") -> list[dict]:
@@ -70,7 +71,7 @@ def test_an_operation_that_is_undone_sends_nothing(with_mail):
     ada = factories.account()
 
     def fail() -> None:
-        with db.transaction():
+        with database.transaction():
             outbox.queue(emails.token_reuse(ada.id, "curl", clock.now()))
             raise RuntimeError
 
@@ -129,7 +130,7 @@ def test_a_commit_wakes_this_process_own_drainer(with_mail, runs):
 
 def test_nothing_wakes_before_the_commit(with_mail, runs):
     ada = factories.account()
-    with db.transaction():
+    with database.transaction():
         outbox.queue(emails.token_reuse(ada.id, "curl", clock.now()))
         assert current_app.extensions["outbox"]._thread is None
     services.wait_until(lambda: runs)
@@ -165,7 +166,7 @@ def test_a_link_that_no_longer_works_is_not_sent(with_mail, time_machine, overta
 
 def test_a_closed_account_gets_no_mail(with_mail):
     ada = factories.account()
-    with db.transaction():
+    with database.transaction():
         outbox.queue(emails.token_reuse(ada.id, "curl", clock.now()))
     accounts.deactivate(ada.email)
     outbox.deliver()
@@ -181,7 +182,7 @@ def test_a_mail_that_cannot_be_sent_is_tried_again_later_and_later(without_serve
     moment = NOON
     time_machine.move_to(moment, tick=False)
     ada = factories.account()
-    with db.transaction():
+    with database.transaction():
         outbox.queue(emails.token_reuse(ada.id, "curl", NOON))
     for minutes in (1, 5, 30, 60, 120, 240, 480):
         assert outbox.deliver() == (0, 1)
@@ -198,7 +199,7 @@ def test_a_mail_is_given_up_after_eight_attempts_and_that_is_recorded(
     """FA-04, LG-01: by name and user, without the address or what the server said."""
     time_machine.move_to(NOON, tick=False)
     ada = factories.account()
-    with db.transaction():
+    with database.transaction():
         outbox.queue(emails.token_reuse(ada.id, "curl", NOON))
     for day in range(1, 9):
         assert outbox.depth() == 1
@@ -311,10 +312,10 @@ def test_a_mail_that_cannot_be_written_does_not_stand_before_the_others(with_mai
     """One whose words fail is postponed like one that is refused, and given up in the end."""
     ada = factories.account()
     ask()
-    db.run(
+    database.run(
         MAILS.insert(),
         {
-            "id": db.uuid7(NOON),
+            "id": database.uuid7(NOON),
             "user_id": ada.id,
             "name": "no_such_mail",
             "facts": {},
@@ -553,8 +554,8 @@ def test_a_mail_row_dies_with_its_account(app_context):
     """PR-03."""
     factories.account()
     ask()
-    db.run(db.db.metadata.tables["users"].delete())
+    database.run(database.db.metadata.tables["users"].delete())
 
     assert outbox.depth() == 0
-    assert db.run(update(OutgoingMail).values(attempts=0)) == 0
-    assert not db.rows(select(OutgoingMail.id))
+    assert database.run(update(OutgoingMail).values(attempts=0)) == 0
+    assert not database.rows(select(OutgoingMail.id))

@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select, update
 
-from authsite import accounts, clock, db, outbox, passwords, sessions, tokens
+from authsite import accounts, clock, database, passwords, sessions
+from authsite.crypto import tokens
+from authsite.database.models import OutgoingMail, PasswordReset, User
 from authsite.errors import (
     InvalidCredentials,
     ResetTokenInvalid,
@@ -15,7 +17,7 @@ from authsite.errors import (
     WeakPassword,
     WrongCurrentPassword,
 )
-from authsite.models import OutgoingMail, PasswordReset, User
+from authsite.mail import outbox
 from tests import factories
 from tests.factories import NEW_PASSWORD, PASSWORD
 
@@ -42,11 +44,11 @@ def ask(email: str = "ada@example.com") -> str | None:
 
 
 def resets() -> list[str]:
-    return [row.id for row in db.rows(select(PasswordReset.id))]
+    return [row.id for row in database.rows(select(PasswordReset.id))]
 
 
 def mails() -> list[str]:
-    return [row.name for row in db.rows(select(OutgoingMail.name).order_by(OutgoingMail.id))]
+    return [row.name for row in database.rows(select(OutgoingMail.name).order_by(OutgoingMail.id))]
 
 
 def session_of(account, password: str = PASSWORD) -> sessions.Resumed:
@@ -126,17 +128,17 @@ def test_requests_at_once_keep_the_limit_and_leave_one_link(ada, app):
         thread.join()
 
     assert len(resets()) == len(mails()) == 3
-    assert len(db.rows(select(PasswordReset.id).where(PasswordReset.ended_at.is_(None)))) == 1
+    assert len(database.rows(select(PasswordReset.id).where(PasswordReset.ended_at.is_(None)))) == 1
 
 
 def test_a_copy_of_the_database_resets_no_password(ada):
     """RS-01: neither the request's row nor the waiting mail holds what the link holds."""
     link = ask()
     [reset_id] = resets()
-    stored = str(db.rows(select(OutgoingMail))) + str(db.rows(select(PasswordReset)))
+    stored = str(database.rows(select(OutgoingMail))) + str(database.rows(select(PasswordReset)))
 
     assert link not in stored
-    assert ada.email not in str(db.rows(select(OutgoingMail)))
+    assert ada.email not in str(database.rows(select(OutgoingMail)))
     with pytest.raises(ResetTokenInvalid):
         passwords.reset(reset_id, NEW_PASSWORD, **NO_DEVICE)
     assert not opens(NEW_PASSWORD)
@@ -206,7 +208,7 @@ def test_a_link_lives_for_an_hour(ada, time_machine, minutes, is_good):
 
 
 def delete_account(account) -> None:
-    db.run(User.__table__.delete().where(User.id == account.id))
+    database.run(User.__table__.delete().where(User.id == account.id))
 
 
 OVERTAKEN_BY = {
@@ -320,11 +322,11 @@ def test_a_change_ends_all_other_sessions_and_links(ada):
 def test_a_refused_change_changes_nothing(ada, current, new, refusal):
     """PW-13, PW-11, PW-08."""
     own, other = session_of(ada), session_of(ada)
-    before = db.row(select(User.password_hash, User.password_changed_at))
+    before = database.row(select(User.password_hash, User.password_changed_at))
     with pytest.raises(refusal):
         passwords.change(own, current, new, ip_address=None)
 
-    assert db.row(select(User.password_hash, User.password_changed_at)) == before
+    assert database.row(select(User.password_hash, User.password_changed_at)) == before
     assert {row.id for row in sessions.active_for(ada.id)} == {own.id, other.id}
     assert mails() == []
 
@@ -349,7 +351,7 @@ def test_a_change_does_not_overwrite_one_that_came_between(ada, monkeypatch):
         return real_hash(password)
 
     monkeypatch.setattr(passwords.hashing, "hash_password", hash_late)
-    db.run(update(User), {"password_changed_at": NOON - timedelta(seconds=1)})
+    database.run(update(User), {"password_changed_at": NOON - timedelta(seconds=1)})
     with pytest.raises(WrongCurrentPassword):
         passwords.change(own, PASSWORD, NEW_PASSWORD, ip_address=None)
 

@@ -5,8 +5,8 @@ import socket
 import maxminddb
 import pytest
 
-from authsite import places
-from authsite.places import Place
+from authsite.clients import places
+from authsite.clients.places import Place
 
 
 @pytest.fixture

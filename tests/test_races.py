@@ -17,17 +17,9 @@ import requests
 from flask_migrate import upgrade
 from sqlalchemy import func, select
 
-from authsite import (
-    accounts,
-    clock,
-    create_app,
-    db,
-    outbox,
-    passwords,
-    sessions,
-    throttling,
-    tokens,
-)
+from authsite import accounts, clock, create_app, database, passwords, sessions, throttling
+from authsite.crypto import tokens
+from authsite.database.models import OutgoingMail, PasswordReset, SignInFailures, User
 from authsite.errors import (
     AuthsiteError,
     InvalidCredentials,
@@ -35,7 +27,7 @@ from authsite.errors import (
     SessionRevoked,
     TooManyAttempts,
 )
-from authsite.models import OutgoingMail, PasswordReset, SignInFailures, User
+from authsite.mail import outbox
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
 
@@ -67,7 +59,7 @@ def is_live(held: sessions.Grant) -> bool:
 
 
 def count(statement) -> int:
-    return db.row(select(func.count()).select_from(statement.subquery()))[0]
+    return database.row(select(func.count()).select_from(statement.subquery()))[0]
 
 
 @pytest.fixture
@@ -81,7 +73,7 @@ def rotate(held: sessions.Grant) -> sessions.Grant:
 
 def make_link(account) -> str:
     passwords.request_reset(account.email, device_name="curl", ip_address=None)
-    [row] = db.rows(select(PasswordReset.id).where(PasswordReset.ended_at.is_(None)))
+    [row] = database.rows(select(PasswordReset.id).where(PasswordReset.ended_at.is_(None)))
     return tokens.sign("reset", row.id)
 
 
@@ -169,7 +161,7 @@ def test_a_session_that_refreshes_during_a_reset_is_dead(ada, app):
 def _write_reset(account) -> str:
     """Write a request for a reset, of which only three an hour could be asked for."""
     now, reset_id = clock.now(), tokens.new_jti()
-    db.run(
+    database.run(
         PasswordReset.__table__.insert(),
         {
             "id": reset_id,
@@ -291,7 +283,7 @@ def test_many_wrong_passwords_at_once_are_counted_exactly(ada, app):
     answers = at_once(app, *[lambda: accounts.authenticate(ada.email, "a wrong password")] * 50)
     evaluated = [each for each in answers if isinstance(each, InvalidCredentials)]
     refused = [each for each in answers if isinstance(each, TooManyAttempts)]
-    row = db.row(SignInFailures.__table__.select())
+    row = database.row(SignInFailures.__table__.select())
 
     assert len(evaluated) + len(refused) == 50
     assert 10 <= len(evaluated) <= 10 + 2  # two places for hashing in one process
@@ -324,7 +316,7 @@ def _current(url: str) -> Iterator[None]:
     app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
     with app.app_context():
         yield
-        db.engine().dispose()
+        database.engine().dispose()
 
 
 @pytest.fixture
@@ -333,7 +325,7 @@ def database_of_site(site) -> Iterator[None]:
     with _current(site.environ["DATABASE_URL"]):
         yield
         for table in (User.__table__, SignInFailures.__table__):
-            db.run(table.delete())
+            database.run(table.delete())
 
 
 @pytest.fixture
@@ -454,7 +446,7 @@ def test_wrong_passwords_over_all_workers_share_one_counter(owner, visitor):
         *[lambda: visitor.post("/auth/login", email=owner.email, password="wrong password")] * 50
     )
     statuses = Counter(answer.status_code for answer in answers)
-    row = db.row(SignInFailures.__table__.select())
+    row = database.row(SignInFailures.__table__.select())
 
     assert statuses[401] + statuses[429] == 50
     assert 10 <= statuses[401] <= 10 + 4  # two places for hashing in each of two processes
@@ -560,7 +552,7 @@ def test_a_drainer_that_is_killed_leaves_its_mails_to_the_next(
 
     with make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(mailbox.port)).app_context():
         assert outbox.depth() == 1
-        [row] = db.rows(select(OutgoingMail.due_at))
+        [row] = database.rows(select(OutgoingMail.due_at))
         assert outbox.deliver() == (0, 0)
         time_machine.move_to(row.due_at)
         assert outbox.deliver() == (1, 0)

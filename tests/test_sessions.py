@@ -9,7 +9,9 @@ import pytest
 from sqlalchemy import func, select, update
 from time_machine import escape_hatch
 
-from authsite import accounts, clock, db, passwords, sessions, tokens
+from authsite import accounts, clock, database, passwords, sessions
+from authsite.crypto import tokens
+from authsite.database.models import OutgoingMail, User, UserSession
 from authsite.errors import (
     Forbidden,
     InvalidCredentials,
@@ -17,7 +19,6 @@ from authsite.errors import (
     SessionNotFound,
     SessionRevoked,
 )
-from authsite.models import OutgoingMail, User, UserSession
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
 
@@ -58,8 +59,8 @@ def grace():
     return factories.account("grace@example.com")
 
 
-def row_of(held: sessions.Grant) -> db.Row:
-    found = db.row(SESSIONS.select().where(SESSIONS.c.id == held.session_id))
+def row_of(held: sessions.Grant) -> database.Row:
+    found = database.row(SESSIONS.select().where(SESSIONS.c.id == held.session_id))
     assert found is not None
     return found
 
@@ -87,7 +88,7 @@ def live_ids(account) -> list[uuid.UUID]:
 
 
 def mails() -> list[str]:
-    return [row.name for row in db.rows(select(OutgoingMail.name))]
+    return [row.name for row in database.rows(select(OutgoingMail.name))]
 
 
 def facts_of(caplog, event: str) -> list[dict]:
@@ -219,7 +220,7 @@ def test_a_password_that_changed_meanwhile_begins_no_session(ada, later):
             client=sessions.Client(),
             entrance="api",
         )
-    assert db.row(select(func.count()).select_from(SESSIONS))[0] == 0
+    assert database.row(select(func.count()).select_from(SESSIONS))[0] == 0
 
 
 def test_the_same_device_takes_over_from_its_older_session(ada):
@@ -371,8 +372,12 @@ END = {
     "all logged out": lambda held: sessions.end_all(held.user_id, reason="logged_out"),
     "deactivated": lambda _: accounts.deactivate("ada@example.com"),
     "password set": lambda _: passwords.set_by_operator("ada@example.com", NEW_PASSWORD),
-    "user deleted": lambda held: db.run(User.__table__.delete().where(User.id == held.user_id)),
-    "row deleted": lambda held: db.run(SESSIONS.delete().where(SESSIONS.c.id == held.session_id)),
+    "user deleted": lambda held: database.run(
+        User.__table__.delete().where(User.id == held.user_id)
+    ),
+    "row deleted": lambda held: database.run(
+        SESSIONS.delete().where(SESSIONS.c.id == held.session_id)
+    ),
 }
 
 
@@ -707,7 +712,7 @@ def test_use_starts_a_browsers_idle_clock_afresh(ada, later, is_remembered, idle
     assert sessions.find_own(ada.id, row["id"]).expires_at == moment + idle
 
     end = NOON + timedelta(days=30)
-    db.run(update(UserSession), {"expires_at": end, "last_used_at": end - timedelta(hours=2)})
+    database.run(update(UserSession), {"expires_at": end, "last_used_at": end - timedelta(hours=2)})
     later(days=30, hours=-1)
     sessions.touch(sessions.resume_page(row["id"], "secret"), ip_address=None)
     assert sessions.find_own(ada.id, row["id"]).expires_at == end
@@ -900,7 +905,7 @@ def test_ones_own_dead_rows_can_be_deleted(ada, grace):
     factories.session_rows(grace, 4, ended=timedelta(0))
 
     assert sessions.delete_own_dead(ada.id) == 5
-    assert db.row(select(func.count()).select_from(SESSIONS))[0] == 5
+    assert database.row(select(func.count()).select_from(SESSIONS))[0] == 5
     assert is_live(held)
 
 

@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from authsite import hashing, threads
-from authsite.threads import ElasticThreads
+from authsite.crypto import hashing
+from authsite.server import threads
+from authsite.server.threads import ElasticThreads
 from tests import services
 
 SECONDS = 20  # after which a test has failed

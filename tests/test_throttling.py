@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from authsite import accounts, clock, db, passwords, sessions, throttling, tokens
+from authsite import accounts, clock, database, passwords, sessions, throttling
+from authsite.crypto import tokens
+from authsite.database.models import SignInFailures
 from authsite.errors import InvalidCredentials, TooManyAttempts, WrongCurrentPassword
-from authsite.models import SignInFailures
 from tests import factories
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -33,7 +34,7 @@ def fail(email: str = ADA, times: int = 1) -> None:
 def counted(email: str = ADA) -> tuple[int, int] | None:
     """Return (recent, consecutive) of an address, or None where nothing is on its account."""
     table = SignInFailures.__table__
-    row = db.row(table.select().where(table.c.key == throttling.key_for(email)))
+    row = database.row(table.select().where(table.c.key == throttling.key_for(email)))
     return row and (row.recent, row.consecutive)
 
 
@@ -177,7 +178,7 @@ def test_a_reset_opens_a_locked_account(ada):
     """LT-13, RS-10: asking is never locked, and the new password works at once."""
     fail(times=10)
     passwords.request_reset(ADA, device_name="curl", ip_address=None)
-    link = tokens.sign("reset", db.row(db.db.text("SELECT id FROM password_resets")).id)
+    link = tokens.sign("reset", database.row(database.db.text("SELECT id FROM password_resets")).id)
     passwords.reset(link, factories.NEW_PASSWORD, device_name=None, ip_address=None)
 
     assert accounts.authenticate(ADA, factories.NEW_PASSWORD).account.id == ada.id
@@ -256,7 +257,7 @@ def test_stale_counters_are_deleted_and_those_near_the_hundred_stay(ada, time_ma
 def test_the_table_does_not_tell_which_addresses_were_tried(ada):
     """The key is a digest with a secret."""
     fail()
-    row = db.row(SignInFailures.__table__.select())
+    row = database.row(SignInFailures.__table__.select())
 
     assert b"ada" not in row.key
     assert len(row.key) == 32

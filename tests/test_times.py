@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 import time_machine
 
-from authsite import times
+from authsite.web import times
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 

@@ -13,8 +13,9 @@ import pytest
 from flask import Flask
 from sqlalchemy import update
 
-from authsite import db, hashing
-from authsite.models import User
+from authsite import database
+from authsite.crypto import hashing
+from authsite.database.models import User
 from tests import factories
 from tests.api.conftest import V1
 from tests.pages.conftest import Browser
@@ -68,14 +69,14 @@ def people(unlimited_app) -> None:
         for number in range(WARM_UPS + SAMPLES):
             for kind in ("wrong", "inactive"):
                 factories.account(f"{kind}-{number}@example.com")
-        db.run(update(User).where(User.email.like("inactive-%")).values(is_active=False))
+        database.run(update(User).where(User.email.like("inactive-%")).values(is_active=False))
 
 
 @pytest.fixture
 def dear_people(people, unlimited_app, real_hashes) -> None:
     """The same, their passwords hashed as in production."""
     with unlimited_app.app_context():
-        db.run(update(User).values(password_hash=hashing.hash_password(factories.PASSWORD)))
+        database.run(update(User).values(password_hash=hashing.hash_password(factories.PASSWORD)))
 
 
 def poster(app: Flask, path: str) -> Callable[[dict[str, str]], Any]:

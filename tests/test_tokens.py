@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from authsite import tokens
+from authsite.crypto import tokens
 from authsite.errors import RefreshTokenExpired, RefreshTokenInvalid, TokenExpired, TokenInvalid
 from tests import services
 

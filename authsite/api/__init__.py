@@ -2,8 +2,8 @@
 
 from flask import Blueprint
 
-from .. import authentication
 from ..extensions import csrf
+from ..web import authentication
 from . import accounts, documentation, passwords, sessions
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")

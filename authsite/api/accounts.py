@@ -4,9 +4,11 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from .. import accounts, authentication, limits, sessions, tokens
+from .. import accounts, sessions
+from ..crypto import tokens
 from ..errors import UnsupportedGrantType
-from ..forms import (
+from ..web import authentication, limits
+from ..web.forms import (
     DetailsForm,
     LoginForm,
     OAuthPasswordForm,

@@ -5,15 +5,16 @@ from typing import Any
 
 from flask import Response, jsonify
 
-from .. import clock, db, sessions, tokens
-from ..models import Account
+from .. import clock, database, sessions
+from ..crypto import tokens
+from ..database.models import Account
 
 
 def user(account: Account) -> dict[str, Any]:
     return account._asdict()
 
 
-def session(row: db.Row, *, current: uuid.UUID) -> dict[str, Any]:
+def session(row: database.Row, *, current: uuid.UUID) -> dict[str, Any]:
     """Return a session as its owner may see it; `current` is the session that asks."""
     return {name: getattr(row, name) for name in SESSION_MEMBERS} | {
         "is_current": row.id == current

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app, render_template, request
 from markupsafe import Markup, escape
 
-from .. import authentication, openapi, shapes
+from ..web import authentication, openapi, shapes
 
 blueprint = Blueprint("documentation", __name__)
 

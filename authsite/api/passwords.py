@@ -4,8 +4,10 @@ from typing import Any
 
 from flask import Blueprint
 
-from .. import authentication, devices, limits, passwords
-from ..forms import ChangePasswordForm, EmailForm, ResetForm
+from .. import passwords
+from ..clients import devices
+from ..web import authentication, limits
+from ..web.forms import ChangePasswordForm, EmailForm, ResetForm
 from . import answers
 
 blueprint = Blueprint("passwords", __name__)

@@ -6,9 +6,11 @@ from typing import Any
 
 from flask import Blueprint
 
-from .. import authentication, limits, sessions, tokens
+from .. import sessions
+from ..crypto import tokens
 from ..errors import Forbidden, InvalidInput, SessionNotFound, TokenInvalid
-from ..forms import DeviceNameForm, LogoutForm
+from ..web import authentication, limits
+from ..web.forms import DeviceNameForm, LogoutForm
 from . import answers
 
 blueprint = Blueprint("sessions", __name__)

@@ -6,8 +6,9 @@ from flask import Blueprint, current_app, g, make_response
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 
-from .. import authentication, events, headers
+from .. import events
 from ..extensions import csrf
+from ..web import authentication, headers
 from . import accounts, answers, passwords, sessions, site
 
 blueprint = Blueprint("pages", __name__)

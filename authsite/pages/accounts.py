@@ -5,9 +5,10 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
-from .. import accounts, authentication, limits
+from .. import accounts
 from ..errors import EmailTaken, InactiveAccount, InvalidCredentials
-from ..forms import DetailsForm, LoginForm, RegisterForm
+from ..web import authentication, limits
+from ..web.forms import DetailsForm, LoginForm, RegisterForm
 from . import answers
 
 blueprint = Blueprint("accounts", __name__)

@@ -9,8 +9,9 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
-from .. import authentication, headers, sessions
-from ..forms import Form
+from .. import sessions
+from ..web import authentication, headers
+from ..web.forms import Form
 
 HOME = "/account/devices"
 LOGIN = "/login"

@@ -3,9 +3,11 @@
 from flask import Blueprint, redirect, request, session
 from flask.typing import ResponseReturnValue
 
-from .. import authentication, devices, limits, passwords, sessions
+from .. import passwords, sessions
+from ..clients import devices
 from ..errors import ResetTokenInvalid, WeakPassword, WrongCurrentPassword
-from ..forms import ChangePasswordForm, EmailForm, NewPasswordForm
+from ..web import authentication, limits
+from ..web.forms import ChangePasswordForm, EmailForm, NewPasswordForm
 from . import answers
 
 blueprint = Blueprint("passwords", __name__)

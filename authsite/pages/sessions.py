@@ -7,9 +7,10 @@ from flask import Blueprint
 from flask.typing import ResponseReturnValue
 from werkzeug.wrappers import Response
 
-from .. import authentication, clock, db, limits, sessions
+from .. import clock, database, sessions
 from ..errors import SessionNotFound
-from ..forms import RenameForm
+from ..web import authentication, limits
+from ..web.forms import RenameForm
 from . import answers
 
 blueprint = Blueprint("sessions", __name__)
@@ -120,7 +121,7 @@ def revoke_others() -> Response:
     return answers.done(f"Signed out {count} other device{'' if count == 1 else 's'}.")
 
 
-def _find(device_id: str) -> db.Row | None:
+def _find(device_id: str) -> database.Row | None:
     """Return one's own live session; unknown, foreign, ended and malformed ids are all None."""
     try:
         session_id = uuid.UUID(device_id)
@@ -129,12 +130,12 @@ def _find(device_id: str) -> db.Row | None:
     return sessions.find_own(authentication.current_session().account.id, session_id)
 
 
-def _others() -> list[db.Row]:
+def _others() -> list[database.Row]:
     caller = authentication.current_session()
     return [each for each in sessions.active_for(caller.account.id) if each.id != caller.id]
 
 
-def _reason(ended: db.Row) -> str:
+def _reason(ended: database.Row) -> str:
     """Return in words why a session ended, and from which device where it was another one."""
     words = REASONS[ended.end_reason]
     return f"{words} from {ended.ended_from}" if ended.ended_from else words

@@ -6,7 +6,8 @@ from email.utils import parseaddr
 from flask import Blueprint, Response, current_app, redirect
 from werkzeug.wrappers import Response as BaseResponse
 
-from .. import clock, times
+from .. import clock
+from ..web import times
 
 blueprint = Blueprint("site", __name__)
 

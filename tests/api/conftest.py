@@ -15,7 +15,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, select, text
 from werkzeug.test import TestResponse
 
-from authsite import db, tokens
+from authsite import database
+from authsite.crypto import tokens
 from tests import services
 from tests.factories import PASSWORD
 
@@ -124,17 +125,17 @@ def fields(found: dict[str, Any]) -> list[str | None]:
     return [error["field"] for error in found["errors"]]
 
 
-def count(app: Flask, model: type[db.Base]) -> int:
+def count(app: Flask, model: type[database.Base]) -> int:
     with app.app_context():
-        return db.rows(select(func.count()).select_from(model))[0][0]
+        return database.rows(select(func.count()).select_from(model))[0][0]
 
 
-def row_of(app: Flask, held: dict[str, Any]) -> db.Row:
+def row_of(app: Flask, held: dict[str, Any]) -> database.Row:
     """Return the row behind these Tokens."""
     with app.app_context():
         statement = text("SELECT * FROM user_sessions WHERE CAST(id AS VARCHAR(36)) IN (:a, :b)")
         named = uuid.UUID(session_id(held))
-        found = db.row(statement, {"a": str(named), "b": named.hex})
+        found = database.row(statement, {"a": str(named), "b": named.hex})
     assert found is not None
     return found
 
@@ -143,7 +144,7 @@ def reset_token_from_outbox(app: Flask) -> str:
     """Return the token of the newest reset link that waits to be mailed."""
     with app.app_context():
         statement = text("SELECT id FROM password_resets ORDER BY created_at DESC LIMIT 1")
-        found = db.row(statement)
+        found = database.row(statement)
         assert found is not None
         return tokens.sign("reset", found.id)
 

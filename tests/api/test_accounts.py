@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import select, update
 from werkzeug.security import generate_password_hash
 
-from authsite import accounts, clock, db, errors, hashing, sessions
-from authsite.models import OutgoingMail, User, UserSession
+from authsite import accounts, clock, database, errors, sessions
+from authsite.crypto import hashing
+from authsite.database.models import OutgoingMail, User, UserSession
 from tests.api.conftest import (
     EMAIL,
     OTHER_EMAIL,
@@ -260,7 +261,7 @@ def test_a_password_changed_while_it_was_being_verified_gives_no_session(app, cl
     """SE-01, SE-08: the session is only written while the password that was verified is the current one."""
     with app.app_context():
         authenticated = accounts.authenticate(EMAIL, PASSWORD)
-        db.run(update(User).values(password_changed_at=clock.now() + timedelta(seconds=1)))
+        database.run(update(User).values(password_changed_at=clock.now() + timedelta(seconds=1)))
         with pytest.raises(errors.InvalidCredentials):
             sessions.start(
                 authenticated.account,
@@ -275,11 +276,11 @@ def test_an_older_hash_is_renewed_by_signing_in(app, client, user):
     """PW-09, PW-10"""
     with app.app_context():
         old = generate_password_hash(PASSWORD, method="pbkdf2:sha256:1000")
-        db.run(update(User).values(password_hash=old))
+        database.run(update(User).values(password_hash=old))
     assert try_login(client, password="not that one").status_code == 401
     log_in(client)
     with app.app_context():
-        stored = db.rows(select(User.password_hash))[0][0]
+        stored = database.rows(select(User.password_hash))[0][0]
         assert stored.startswith("$argon2id$")
         assert not hashing.is_outdated(stored)
     log_in(client)
@@ -644,7 +645,7 @@ def test_a_refresh_that_does_not_rotate_is_at_most_two_statements(
         time_machine.move_to(clock.now() + timedelta(days=8))
     elif case == "inactive":
         with app.app_context():
-            db.run(update(User).values(is_active=False))
+            database.run(update(User).values(is_active=False))
     token = "x" if case == "unknown" else held["refresh_token"]
     with sent_statements() as sent:
         assert refresh(client, token).status_code == (200 if case == "converged" else 401)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from authsite import create_app, db
+from authsite import create_app, database
 from tests import services
 from tests.api.conftest import EMAIL, V1, bearer, is_live, log_in, problem, register, try_login
 
@@ -219,7 +219,7 @@ def production(empty_postgresql_url):
     yield make
     for app in made:
         with app.app_context():
-            db.engine().dispose()
+            database.engine().dispose()
 
 
 @pytest.mark.postgresql

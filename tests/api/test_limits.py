@@ -10,8 +10,8 @@ import redis
 import requests
 from sqlalchemy import select, update
 
-from authsite import clock, db
-from authsite.models import SignInFailures, User, UserSession
+from authsite import clock, database
+from authsite.database.models import SignInFailures, User, UserSession
 from tests import services
 from tests.api.conftest import (
     EMAIL,
@@ -71,13 +71,13 @@ def try_oauth(client, email, password, address):
 
 def failures(app):
     with app.app_context():
-        return [row[0] for row in db.rows(select(SignInFailures.recent))]
+        return [row[0] for row in database.rows(select(SignInFailures.recent))]
 
 
 def in_a_row(app, wrong):
     """Leave the counter as so many wrong passwords without a right one would have."""
     with app.app_context():
-        assert db.run(update(SignInFailures).values(consecutive=wrong)) == 1
+        assert database.run(update(SignInFailures).values(consecutive=wrong)) == 1
 
 
 def rate_limit(answer):

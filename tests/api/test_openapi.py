@@ -17,8 +17,9 @@ from openapi_schema_validator import OAS31Validator, oas31_format_checker
 from openapi_spec_validator import validate
 from werkzeug.test import TestResponse
 
-from authsite import accounts, clock, create_app, db, errors, openapi, problems
+from authsite import accounts, clock, create_app, database, errors
 from authsite.extensions import limiter
+from authsite.web import openapi, problems
 from tests import services
 from tests.api.conftest import (
     EMAIL,
@@ -178,7 +179,7 @@ def open_app(sqlite_url):
     app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
     yield app
     with app.app_context():
-        db.engine().dispose()
+        database.engine().dispose()
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import delete, select, update
 
-from authsite import accounts, clock, db, hashing
-from authsite.models import OutgoingMail, PasswordReset, User
+from authsite import accounts, clock, database
+from authsite.crypto import hashing
+from authsite.database.models import OutgoingMail, PasswordReset, User
 from tests.api.conftest import (
     EMAIL,
     OTHER_EMAIL,
@@ -292,11 +293,11 @@ def test_every_bad_link_has_the_same_answer(app, client, link, time_machine, cas
         elif case == "tampered":
             token = link[:-2] + ("AA" if link[-2:] != "AA" else "BB")
         elif case == "inactive user":
-            db.run(update(User).values(is_active=False))
+            database.run(update(User).values(is_active=False))
         elif case == "deleted user":
-            db.run(delete(User))
+            database.run(delete(User))
         elif case == "no such row":
-            db.run(delete(PasswordReset))
+            database.run(delete(PasswordReset))
     if case == "an access token":
         token = log_in(client)["access_token"]
     if case == "superseded":
@@ -312,7 +313,7 @@ def test_every_bad_link_has_the_same_answer(app, client, link, time_machine, cas
     problem(answer, 400, "reset_token_invalid", BAD_LINK)
     assert fields(answer.get_json()) == [None]
     with app.app_context():
-        for stored in db.rows(select(User.password_hash)):
+        for stored in database.rows(select(User.password_hash)):
             assert not hashing.is_correct(NEW_PASSWORD, stored[0])
 
 
@@ -358,7 +359,9 @@ def test_of_two_uses_of_a_link_at_once_one_counts(app, client, link):
 def test_neither_database_nor_outbox_holds_a_working_link(app, client, link):
     """RS-01"""
     with app.app_context():
-        stored = str(db.rows(select(OutgoingMail.facts))) + str(db.rows(select(PasswordReset.id)))
-        [reset_id] = [row[0] for row in db.rows(select(PasswordReset.id))]
+        stored = str(database.rows(select(OutgoingMail.facts))) + str(
+            database.rows(select(PasswordReset.id))
+        )
+        [reset_id] = [row[0] for row in database.rows(select(PasswordReset.id))]
     assert link not in stored
     problem(confirm(client, reset_id), 400, "reset_token_invalid", BAD_LINK)

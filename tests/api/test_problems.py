@@ -7,8 +7,10 @@ import pytest
 import time_machine
 from sqlalchemy import text, update
 
-from authsite import clock, create_app, db, errors, problems, tokens
-from authsite.models import User
+from authsite import clock, create_app, database, errors
+from authsite.crypto import tokens
+from authsite.database.models import User
+from authsite.web import problems
 from tests import services
 from tests.api.conftest import (
     EMAIL,
@@ -69,7 +71,7 @@ def provoke(code, app, client, held, faulty_client):
 
     def inactive():
         with app.app_context():
-            db.run(update(User).values(is_active=False))
+            database.run(update(User).values(is_active=False))
         return try_login(client)
 
     def revoked():
@@ -289,7 +291,7 @@ def test_without_its_database_the_api_is_unavailable_and_says_no_more(url):
     )
     client = app.test_client()
     with app.app_context():
-        named = {"user_id": db.uuid7(clock.now()), "session_id": db.uuid7(clock.now())}
+        named = {"user_id": database.uuid7(clock.now()), "session_id": database.uuid7(clock.now())}
         token = tokens.access_token(**named, issued_at=clock.now())
     headers = {"Authorization": f"Bearer {token}"}
     requests = [
@@ -321,7 +323,7 @@ def test_without_its_database_the_api_is_unavailable_and_says_no_more(url):
     problem(client.get(f"{V1}/auth/me"), 401, "not_authenticated")
     problem(refresh(client, "x"), 401, "token_invalid")
     with app.app_context():
-        db.engine().dispose()
+        database.engine().dispose()
 
 
 def test_a_database_that_hung_up_costs_no_request(empty_postgresql_url):
@@ -337,5 +339,5 @@ def test_a_database_that_hung_up_costs_no_request(empty_postgresql_url):
         )
     assert is_live(client, held)
     with app.app_context():
-        assert db.row(text("SELECT 1")) is not None
-        db.engine().dispose()
+        assert database.row(text("SELECT 1")) is not None
+        database.engine().dispose()

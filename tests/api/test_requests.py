@@ -10,8 +10,8 @@ import pytest
 import requests
 from sqlalchemy import select
 
-from authsite import db, throttling
-from authsite.models import OutgoingMail, User, UserSession
+from authsite import database, throttling
+from authsite.database.models import OutgoingMail, User, UserSession
 from tests import services
 from tests.api.conftest import (
     EMAIL,
@@ -106,7 +106,7 @@ def refused(app, client, held, send):
     def facts():
         with app.app_context():
             return (
-                [tuple(row) for row in db.rows(select(User))],
+                [tuple(row) for row in database.rows(select(User))],
                 count(app, UserSession),
                 count(app, OutgoingMail),
             )

@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from authsite import clock, db, tokens
-from authsite.models import UserSession
+from authsite import clock, database
+from authsite.crypto import tokens
+from authsite.database.models import UserSession
 from tests.api.conftest import (
     OTHER_EMAIL,
     V1,
@@ -379,7 +380,7 @@ def test_logging_out_takes_a_refresh_token_that_has_expired(app, client, held, t
     later = log_in(client)
     with app.app_context():
         # As if it had been refreshed elsewhere: the token has expired, the session has not.
-        db.run(update(UserSession).values(expires_at=clock.now() + timedelta(days=1)))
+        database.run(update(UserSession).values(expires_at=clock.now() + timedelta(days=1)))
     assert log_out(client, later, refresh_token=held["refresh_token"]).status_code == 200
     assert row_of(app, held).end_reason == "logged_out"
     assert is_live(client, later)
@@ -515,7 +516,7 @@ def test_a_cookie_of_a_page_is_not_the_refresh_token_of_its_session(app, client,
     """TK-05: a browser's session has no refresh token, so none can be made to pass for it."""
     with app.app_context():
         row = row_of(app, held)
-        db.run(update(UserSession).values(refresh_jti=None, cookie_digest=b"x" * 32))
+        database.run(update(UserSession).values(refresh_jti=None, cookie_digest=b"x" * 32))
         made = tokens.refresh_token(
             user_id=uuid.UUID(str(row.user_id)),
             session_id=uuid.UUID(session_id(held)),

@@ -11,8 +11,9 @@ import jwt
 import pytest
 from sqlalchemy import update
 
-from authsite import clock, db, tokens
-from authsite.models import User, UserSession
+from authsite import clock, database
+from authsite.crypto import tokens
+from authsite.database.models import User, UserSession
 from tests import services
 from tests.api.conftest import (
     EMAIL,
@@ -421,14 +422,14 @@ def test_a_refresh_token_lives_no_longer_than_its_session(client, user, time_mac
 def test_an_access_token_dies_with_its_session_row(app, client, held, time_machine):
     """SE-02"""
     with app.app_context():
-        db.run(update(UserSession).values(expires_at=clock.now() - timedelta(seconds=1)))
+        database.run(update(UserSession).values(expires_at=clock.now() - timedelta(seconds=1)))
     problem(me(client, held["access_token"]), 401, "session_revoked")
 
 
 def test_an_access_token_dies_with_its_user(app, client, held):
     """SE-02, SE-14"""
     with app.app_context():
-        db.run(update(User).values(is_active=False))
+        database.run(update(User).values(is_active=False))
     problem(me(client, held["access_token"]), 401, "session_revoked")
 
 

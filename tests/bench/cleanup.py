@@ -20,7 +20,8 @@ from pathlib import Path
 
 import psycopg
 
-from authsite import clock, create_app, db, sessions, tokens
+from authsite import clock, create_app, database, sessions
+from authsite.crypto import tokens
 from tests import services
 from tests.bench import drive, rows, sites, traffic
 
@@ -175,7 +176,7 @@ def write_to(url: str) -> None:
     """Rotate one session a hundred times a second, and print when, how long and how it went."""
     app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
     with app.app_context():
-        account = db.row(sessions.select(sessions.User.id, sessions.User.password_changed_at))
+        account = database.row(sessions.select(sessions.User.id, sessions.User.password_changed_at))
         assert account is not None
         held = _session(account.id)
         while True:
@@ -191,7 +192,7 @@ def write_to(url: str) -> None:
 def _session(user_id) -> sessions.Grant:
     now = clock.now()
     grant = sessions.Grant(
-        db.uuid7(now), user_id, now, now + timedelta(days=7), tokens.new_jti(), None
+        database.uuid7(now), user_id, now, now + timedelta(days=7), tokens.new_jti(), None
     )
     values = {
         "id": grant.session_id,
@@ -205,7 +206,7 @@ def _session(user_id) -> sessions.Grant:
         "expires_at": grant.expires_at,
         "absolute_expires_at": now + timedelta(days=30),
     }
-    db.run(sessions.insert(sessions.UserSession), values)
+    database.run(sessions.insert(sessions.UserSession), values)
     return grant
 
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from authsite import clock, create_app, tokens
+from authsite import clock, create_app
+from authsite.crypto import tokens
 from tests import services
 from tests.bench import rows
 

@@ -23,7 +23,7 @@ from flask_wtf.csrf import CSRFProtect
 from psycopg.rows import dict_row
 from wtforms import BooleanField, EmailField, PasswordField
 
-from authsite import tokens
+from authsite.crypto import tokens
 
 DSN = os.environ["FLOOR_DSN"]
 SECRET = os.environ["SECRET_KEY"]

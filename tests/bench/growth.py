@@ -18,7 +18,7 @@ import psycopg
 from flask import Flask
 from sqlalchemy import event, text
 
-from authsite import accounts, clock, create_app, db, sessions
+from authsite import accounts, clock, create_app, database, sessions
 from tests import services
 from tests.bench import rows, sites
 
@@ -61,7 +61,7 @@ def _application(url: str):
     logging.disable(logging.INFO)  # each sign-in and rotation would print a line
     with app.app_context():
         yield app
-        db.engine().dispose()
+        database.engine().dispose()
 
 
 def _compare(apps: dict[int, Flask], calls: int) -> None:
@@ -96,14 +96,14 @@ def _pick(count: int, size: int) -> list[Any]:
     picked = []
     for _ in range(count):
         email = f"user{random.randrange(_users(size))}@example.com"
-        found = db.row(_PICK, {"email": email, "now": clock.now()})
+        found = database.row(_PICK, {"email": email, "now": clock.now()})
         if found is not None:
             picked.append(found)
     return picked
 
 
 def _log_in(picked: Any) -> None:
-    found = db.row(
+    found = database.row(
         accounts._BY_EMAIL_WITH_FAILURES,
         {"email": picked.email, "counter": b"nobody"},
     )
@@ -160,15 +160,15 @@ def _sent_by(work: Callable[[], object]) -> list[tuple[str, Any]]:
     def note(_connection, _cursor, statement, values, _context, _many) -> None:
         sent.append((statement, values))
 
-    event.listen(db.engine(), "before_cursor_execute", note)
+    event.listen(database.engine(), "before_cursor_execute", note)
     try:
-        with db.transaction():
+        with database.transaction():
             work()
             raise _Undo
     except _Undo:
         pass
     finally:
-        event.remove(db.engine(), "before_cursor_execute", note)
+        event.remove(database.engine(), "before_cursor_execute", note)
     return sent
 
 

@@ -7,7 +7,8 @@ from argon2 import PasswordHasher
 from flask_migrate import upgrade
 from sqlalchemy.engine import make_url
 
-from authsite import create_app, db, hashing
+from authsite import create_app, database
+from authsite.crypto import hashing
 from tests import services
 
 PASSWORD = "three random words"
@@ -27,7 +28,7 @@ def migrate(url: str) -> None:
     app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
     with app.app_context():
         upgrade()
-        db.engine().dispose()
+        database.engine().dispose()
 
 
 def fill(url: str, scale: Scale, *, hasher: PasswordHasher = hashing.HASHER) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests import services
 
-GUNICORN = ["-m", "gunicorn", "--config", "authsite/gunicorn_conf.py"]
+GUNICORN = ["-m", "gunicorn", "--config", "authsite/server/gunicorn_conf.py"]
 
 
 class Server(services.Site):
@@ -71,7 +71,7 @@ def production(database_url: str, redis_url: str) -> dict[str, str]:
 
 def _threads() -> int:
     spec = importlib.util.spec_from_file_location(
-        "gunicorn_conf", services.ROOT / "authsite" / "gunicorn_conf.py"
+        "gunicorn_conf", services.ROOT / "authsite" / "server" / "gunicorn_conf.py"
     )
     assert spec is not None
     assert spec.loader is not None

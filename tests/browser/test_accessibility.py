@@ -12,7 +12,8 @@ import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from authsite import create_app, problems
+from authsite import create_app
+from authsite.web import problems
 from tests import services
 from tests.browser.conftest import (
     api_get,

@@ -14,8 +14,8 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, select
 from werkzeug.test import Cookie, TestResponse
 
-from authsite import clock, db
-from authsite.models import OutgoingMail, User, UserSession
+from authsite import clock, database
+from authsite.database.models import OutgoingMail, User, UserSession
 from tests.factories import PASSWORD
 
 EMAIL = "ada@example.com"
@@ -187,20 +187,20 @@ def heading(answer: TestResponse) -> str:
 
 def count(app: Flask, model: type) -> int:
     with app.app_context():
-        found = db.row(select(func.count()).select_from(model))
+        found = database.row(select(func.count()).select_from(model))
         return found[0]
 
 
-def user(app: Flask, email: str = EMAIL) -> db.Row:
+def user(app: Flask, email: str = EMAIL) -> database.Row:
     with app.app_context():
-        found = db.row(select(*User.__table__.c).where(User.email == email))
+        found = database.row(select(*User.__table__.c).where(User.email == email))
         assert found is not None
         return found
 
 
-def session_row(app: Flask, session_id: uuid.UUID) -> db.Row:
+def session_row(app: Flask, session_id: uuid.UUID) -> database.Row:
     with app.app_context():
-        found = db.row(select(*UserSession.__table__.c).where(UserSession.id == session_id))
+        found = database.row(select(*UserSession.__table__.c).where(UserSession.id == session_id))
         assert found is not None
         return found
 
@@ -208,14 +208,17 @@ def session_row(app: Flask, session_id: uuid.UUID) -> db.Row:
 def live_sessions(app: Flask) -> list[uuid.UUID]:
     with app.app_context():
         return [
-            row.id for row in db.rows(select(UserSession.id).where(UserSession.ended_at.is_(None)))
+            row.id
+            for row in database.rows(select(UserSession.id).where(UserSession.ended_at.is_(None)))
         ]
 
 
 def mails(app: Flask) -> list[str]:
     """Return the names of the mails that wait, oldest first."""
     with app.app_context():
-        return [row.name for row in db.rows(select(OutgoingMail.name).order_by(OutgoingMail.id))]
+        return [
+            row.name for row in database.rows(select(OutgoingMail.name).order_by(OutgoingMail.id))
+        ]
 
 
 def moment(text: str) -> datetime:

@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy import update
 
-from authsite import accounts, db
-from authsite.models import User, UserSession
+from authsite import accounts, database
+from authsite.database.models import User, UserSession
 from tests.factories import PASSWORD
 from tests.pages.conftest import (
     EMAIL,
@@ -333,8 +333,10 @@ def test_a_hostile_name_or_user_agent_stays_text(app, ada, hostile):
     """PG-14."""
     ada.post("/account", first_name=hostile)
     with app.app_context():
-        db.run(update(UserSession).values(user_agent=hostile, ip_address="<b>", device_id="<i>"))
-        db.run(update(UserSession).values(device_name=hostile[:64], location_country="<u>"))
+        database.run(
+            update(UserSession).values(user_agent=hostile, ip_address="<b>", device_id="<i>")
+        )
+        database.run(update(UserSession).values(device_name=hostile[:64], location_country="<u>"))
     for path in ("/account", "/account/devices"):
         page = ada.get(path)
         assert page.status_code == 200

@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import select, update
 
-from authsite import db, tokens
-from authsite.models import OutgoingMail, PasswordReset, SignInFailures
+from authsite import database
+from authsite.crypto import tokens
+from authsite.database.models import OutgoingMail, PasswordReset, SignInFailures
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.pages.conftest import (
     EMAIL,
@@ -35,7 +36,7 @@ def link(app, email: str = EMAIL) -> str:
     """Return the path and query of the latest link that was mailed to this address."""
     with app.app_context():
         newest = select(PasswordReset.id).where(PasswordReset.user_id == user(app, email).id)
-        row = db.row(newest.order_by(PasswordReset.created_at.desc()).limit(1))
+        row = database.row(newest.order_by(PasswordReset.created_at.desc()).limit(1))
         return f"/reset-password?token={tokens.sign('reset', row.id)}"
 
 
@@ -253,7 +254,7 @@ def test_who_only_a_reset_can_help_is_told_so_and_not_to_wait(app, ada, open_bro
         open_browser(address="198.51.100.7").try_sign_in(password="guess")
     assert "Try again in 15 minutes." in open_browser().try_sign_in().text
     with app.app_context():
-        db.run(update(SignInFailures).values(consecutive=100))
+        database.run(update(SignInFailures).values(consecutive=100))
     refused = open_browser().try_sign_in()
     assert refused.status_code == 429
     assert '<a href="/forgot-password">Reset your password</a> to sign in again.' in refused.text
@@ -386,7 +387,7 @@ def test_a_changed_password_makes_an_open_link_worthless(app, ada):
 def test_the_mail_of_a_reset_tells_which_browser_asked(app, ada):
     ask(ada)
     with app.app_context():
-        facts = db.row(select(OutgoingMail.facts))[0]
+        facts = database.row(select(OutgoingMail.facts))[0]
     assert (facts["device_name"], facts["ip_address"]) == ("Chrome on Windows", "127.0.0.1")
 
 

@@ -9,9 +9,9 @@ import pytest
 from flask import Flask, session
 from itsdangerous import URLSafeTimedSerializer
 
-from authsite import create_app, db, sessions
+from authsite import create_app, database, sessions
+from authsite.database.models import PasswordReset, User, UserSession
 from authsite.extensions import limiter
-from authsite.models import PasswordReset, User, UserSession
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.pages.conftest import (
@@ -73,7 +73,7 @@ def victim(app: Flask, ada: Browser) -> Browser:
 def state(app: Flask):
     """Return all that a forged request could have changed."""
     with app.app_context():
-        rows = db.rows(UserSession.__table__.select().order_by(UserSession.id))
+        rows = database.rows(UserSession.__table__.select().order_by(UserSession.id))
         columns = ("id", "ended_at", "given_name", "cookie_digest", "refresh_jti")
         return (
             [tuple(getattr(row, name) for name in columns) for row in rows],
@@ -279,7 +279,7 @@ def test_the_database_holds_no_cookie_secret(app, ada):
     """SE-02: a copy of the table signs nobody in."""
     secret = ada.cookie_content()["secret"]
     with app.app_context():
-        row = db.row(UserSession.__table__.select())
+        row = database.row(UserSession.__table__.select())
         assert row.cookie_digest == factories.digest(secret)
     assert secret not in repr(row)
 
@@ -310,7 +310,7 @@ def production(empty_postgresql_url):
     limiter.reset()
     yield Browser(app, base_url=PRODUCTION["PUBLIC_BASE_URL"])
     with app.app_context():
-        db.engine().dispose()
+        database.engine().dispose()
 
 
 @pytest.mark.postgresql

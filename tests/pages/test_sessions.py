@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from authsite import accounts, clock, db, passwords, sessions
-from authsite.models import UserSession
+from authsite import accounts, clock, database, passwords, sessions
+from authsite.database.models import UserSession
 from tests import factories
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.pages.conftest import (
@@ -53,7 +53,7 @@ def test_this_device_comes_first_and_then_the_last_active(app, ada):
         used = clock.now() - timedelta(hours=hours)
         add_sessions(app, age=timedelta(days=1), device_name=name, last_used_at=used)
     with app.app_context():
-        db.run(
+        database.run(
             update(UserSession)
             .where(UserSession.id == ada.session_id())
             .values(last_used_at=clock.now() - timedelta(hours=5))

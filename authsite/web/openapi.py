@@ -15,9 +15,8 @@ from apispec import APISpec
 from flask import current_app
 from wtforms import BooleanField, Field
 
-from . import forms, limits, problems, shapes
-from .authentication import DEVICE_ID_HEADER
-from .errors import (
+from ..database.models import MAX_EMAIL
+from ..errors import (
     AuthsiteError,
     EmailTaken,
     Forbidden,
@@ -37,8 +36,9 @@ from .errors import (
     UnsupportedMediaType,
     WrongCurrentPassword,
 )
-from .models import MAX_EMAIL
-from .password_policy import MAX_LENGTH
+from ..password_policy import MAX_LENGTH
+from . import forms, limits, problems, shapes
+from .authentication import DEVICE_ID_HEADER
 
 VERSION = "1.0.0"
 JSON = "application/json"

@@ -6,7 +6,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
-threads = 4  # at work at once; see authsite/threads.py
+threads = 4  # at work at once; see authsite/server/threads.py
 MOST_THREADS = 64  # with those that wait
 timeout = 25
 graceful_timeout = 20
@@ -25,7 +25,7 @@ class ElasticThreadWorker(ThreadWorker):
         super().load_wsgi()
         # Not before the fork: what the main process has imported, a reload (SIGHUP) does not renew. Nor
         # before the signals have their handlers: a SIGTERM while the worker imports would be lost.
-        from authsite.threads import ElasticThreads
+        from authsite.server.threads import ElasticThreads
 
         self.tpool = ElasticThreads(self.cfg.threads, MOST_THREADS)
 

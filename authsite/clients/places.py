@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from flask import current_app
 
-from . import events
+from .. import events
 
 
 class Place(NamedTuple):

@@ -19,8 +19,8 @@ import orjson
 from flask import current_app
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
-from . import clock
-from .errors import RefreshTokenExpired, RefreshTokenInvalid, TokenExpired, TokenInvalid
+from .. import clock
+from ..errors import RefreshTokenExpired, RefreshTokenInvalid, TokenExpired, TokenInvalid
 
 ISSUER = "authsite"
 ALGORITHM = "HS256"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from flask import current_app, render_template
 from flask_mail import Message
 
-from . import tokens
+from ..crypto import tokens
 
 MAX_SUBJECT = 60
 

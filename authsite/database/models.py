@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .db import Base, UtcDateTime
+from . import Base, UtcDateTime
 
 MAX_EMAIL = 254
 MAX_NAME = 100

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from .models import (
+from ..database.models import (
     DEVICE_TYPES,
     MAX_DEVICE_ID,
     MAX_DEVICE_NAME,

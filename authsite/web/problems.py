@@ -10,7 +10,8 @@ from markupsafe import escape
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, TimeoutError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from . import errors, events, headers
+from .. import errors, events
+from . import headers
 
 STATUSES: dict[type[errors.AuthsiteError], int] = {
     errors.MalformedRequest: 400,

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from flask import Flask
 
-from . import clock
+from .. import clock
 
 RELATIVE_FOR = timedelta(days=30)
 UNITS = (

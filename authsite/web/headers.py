@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, current_app, g, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from . import events
-from .errors import Forbidden
+from .. import events
+from ..errors import Forbidden
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment

@@ -15,8 +15,9 @@ from flask import Flask, current_app
 from flask_mail import Connection, Message
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
-from . import clock, db, emails, events
-from .models import OutgoingMail, PasswordReset, User
+from .. import clock, database, events
+from ..database.models import OutgoingMail, PasswordReset, User
+from . import emails
 
 TIMEOUT_SECONDS = 10
 LEASE = timedelta(minutes=2)
@@ -28,10 +29,15 @@ BATCH = 10
 def queue(mail: emails.Mail) -> None:
     """Add a mail to the transaction that is open now; it is sent if and when that is committed."""
     now = clock.now()
-    values = mail._asdict() | {"id": db.uuid7(now), "created_at": now, "due_at": now, "attempts": 0}
-    db.run(insert(OutgoingMail), values)
+    values = mail._asdict() | {
+        "id": database.uuid7(now),
+        "created_at": now,
+        "due_at": now,
+        "attempts": 0,
+    }
+    database.run(insert(OutgoingMail), values)
     if current_app.config["DELIVER_MAIL_AFTER_COMMIT"]:
-        db.after_commit(_drainer(current_app._get_current_object()).wake)  # type: ignore[attr-defined]
+        database.after_commit(_drainer(current_app._get_current_object()).wake)  # type: ignore[attr-defined]
 
 
 def deliver(*, is_stopping: Callable[[], bool] = lambda: False) -> tuple[int, int]:
@@ -54,11 +60,11 @@ def deliver(*, is_stopping: Callable[[], bool] = lambda: False) -> tuple[int, in
 
 def depth() -> int:
     """Return how many mails wait."""
-    found = db.row(select(func.count()).select_from(OutgoingMail))
+    found = database.row(select(func.count()).select_from(OutgoingMail))
     return found[0] if found else 0
 
 
-def _claim() -> list[db.Row]:
+def _claim() -> list[database.Row]:
     """Take a batch of due mails; nobody else gets them until the lease has run out."""
     now = clock.now()
     due = (
@@ -70,18 +76,18 @@ def _claim() -> list[db.Row]:
     )
     claim = (
         update(OutgoingMail)
-        .where(db.is_among(OutgoingMail.id, due), OutgoingMail.due_at <= now)
+        .where(database.is_among(OutgoingMail.id, due), OutgoingMail.due_at <= now)
         .values(due_at=now + LEASE, attempts=OutgoingMail.attempts + 1)
         .returning(*OutgoingMail.__table__.c)
     )
-    return list(db.rows(claim))
+    return list(database.rows(claim))
 
 
-def _deliver_one(row: db.Row) -> bool:
+def _deliver_one(row: database.Row) -> bool:
     """Send one claimed mail; return whether it left. What cannot be sent now is tried again later."""
-    to = db.row(_RECIPIENT, {"user_id": row.user_id})
+    to = database.row(_RECIPIENT, {"user_id": row.user_id})
     if to is None or not to.is_active or _is_overtaken(row):
-        db.run(_DELETE, {"mail_id": row.id})
+        database.run(_DELETE, {"mail_id": row.id})
         events.record("mail", outcome="dropped", mail=row.name, user_id=row.user_id)
         return True
     try:
@@ -91,15 +97,15 @@ def _deliver_one(row: db.Row) -> bool:
         # Not only the network's: a mail that cannot even be written must not stand before all others.
         _postpone(row, error)
         return False
-    db.run(_DELETE, {"mail_id": row.id})
+    database.run(_DELETE, {"mail_id": row.id})
     events.record("mail", mail=row.name, user_id=row.user_id, attempts=row.attempts)
     return True
 
 
-def _is_overtaken(row: db.Row) -> bool:
+def _is_overtaken(row: database.Row) -> bool:
     """Return whether the mail is a reset link that no longer works: nobody should get it."""
     reset_id = row.facts.get("reset_id")
-    return reset_id is not None and not db.row(
+    return reset_id is not None and not database.row(
         _LIVE_RESET, {"reset_id": reset_id, "now": clock.now()}
     )
 
@@ -114,15 +120,15 @@ def _send(message: Message) -> None:
         connection.send(message)
 
 
-def _postpone(row: db.Row, error: Exception) -> None:
+def _postpone(row: database.Row, error: Exception) -> None:
     facts = {"mail": row.name, "user_id": row.user_id, "attempts": row.attempts}
     facts["error"] = type(error).__name__  # never its text: servers quote the address in it
     if row.attempts >= MAX_ATTEMPTS:
-        db.run(_DELETE, {"mail_id": row.id})
+        database.run(_DELETE, {"mail_id": row.id})
         events.record("mail", outcome="given_up", **facts)
         return
     due_at = clock.now() + BACK_OFF[row.attempts - 1]
-    db.run(_POSTPONE, {"mail_id": row.id, "new_due_at": due_at})
+    database.run(_POSTPONE, {"mail_id": row.id, "new_due_at": due_at})
     events.record("mail", outcome="postponed", **facts)
 
 

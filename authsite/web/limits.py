@@ -22,9 +22,9 @@ from limits.storage import MemoryStorage, RedisStorage
 from redis import RedisError
 from redis.exceptions import NoScriptError
 
-from . import events
-from .errors import TooManyAttempts
-from .extensions import limiter
+from .. import events
+from ..errors import TooManyAttempts
+from ..extensions import limiter
 
 WINDOW_SECONDS = 60
 LONGEST_PAUSE_SECONDS = 30

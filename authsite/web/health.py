@@ -8,8 +8,8 @@ from flask import Blueprint, Response, current_app
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import db
-from .extensions import limiter
+from .. import database
+from ..extensions import limiter
 
 blueprint = Blueprint("health", __name__)
 
@@ -30,7 +30,7 @@ def readyz() -> Response:
 
 def _database_is_migrated() -> bool:
     try:
-        rows = db.rows(text("SELECT version_num FROM alembic_version"))
+        rows = database.rows(text("SELECT version_num FROM alembic_version"))
     except SQLAlchemyError:
         return False
     versions = {row.version_num for row in rows}

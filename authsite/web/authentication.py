@@ -24,10 +24,13 @@ from flask import (
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from werkzeug.exceptions import HTTPException
 
-from . import accounts, clock, db, headers, places, sessions, tokens
-from .errors import InvalidInput, MalformedRequest, NotAuthenticated, SessionRevoked
+from .. import accounts, clock, database, sessions
+from ..clients import places
+from ..crypto import tokens
+from ..database.models import MAX_USER_AGENT
+from ..errors import InvalidInput, MalformedRequest, NotAuthenticated, SessionRevoked
+from . import headers
 from .limits import canonical_address
-from .models import MAX_USER_AGENT
 
 HINTS = (
     "sec-ch-ua",
@@ -53,10 +56,10 @@ def current_session() -> sessions.Resumed:
     return cast(sessions.Resumed, g.session)
 
 
-def current_sessions() -> Sequence[db.Row]:
+def current_sessions() -> Sequence[database.Row]:
     """Return all live sessions of the user behind this request, last used first."""
     if "sessions" in g:
-        return cast("Sequence[db.Row]", g.sessions)
+        return cast("Sequence[database.Row]", g.sessions)
     return sessions.active_for(current_session().account.id)
 
 

@@ -18,7 +18,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from werkzeug.security import check_password_hash
 
-from . import threads
+from ..server import threads
 
 T = TypeVar("T")
 HASHER = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)

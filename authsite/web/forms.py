@@ -19,9 +19,9 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from wtforms import BooleanField, EmailField, Field, PasswordField, StringField, ValidationError
 from wtforms import Form as WTForm
 
-from . import password_policy
-from .errors import InvalidInput, MalformedRequest, UnsupportedMediaType, WeakPassword
-from .models import MAX_DEVICE_NAME, MAX_EMAIL, MAX_NAME, MAX_PHONE
+from .. import password_policy
+from ..database.models import MAX_DEVICE_NAME, MAX_EMAIL, MAX_NAME, MAX_PHONE
+from ..errors import InvalidInput, MalformedRequest, UnsupportedMediaType, WeakPassword
 
 MAX_TOKEN = 4096
 MAX_DEPTH = 32
