@@ -29,7 +29,9 @@ def real_hasher(monkeypatch: pytest.MonkeyPatch) -> PasswordHasher:
 def test_production_hashes_meet_the_owasp_minimum():
     """PW-09: argon2id, at least 19 MiB, two passes, one lane."""
     # Asked of a fresh interpreter, where no test has made hashing cheap.
-    program = "from authsite.crypto import hashing; print(hashing.hash_password('three random words'))"
+    program = (
+        "from authsite.crypto import hashing; print(hashing.hash_password('three random words'))"
+    )
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, cwd=services.ROOT, capture_output=True, text=True, check=True)
     parameters = extract_parameters(ran.stdout.strip())

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask, session
 from itsdangerous import URLSafeTimedSerializer
 
-from authsite import create_app, database, sessions
+from authsite import create_app, database, errors
 from authsite.database.models import PasswordReset, User, UserSession
 from authsite.extensions import limiter
 from tests import factories, services
@@ -449,7 +449,7 @@ def failing(make_app: Callable[..., Flask]) -> Browser:
         raise RuntimeError(f"secret of {PASSWORD}")
 
     def give_up() -> str:
-        raise sessions.SessionNotFound
+        raise errors.SessionNotFound
 
     app.add_url_rule("/fails", view_func=fail)
     app.add_url_rule("/gives-up", view_func=give_up)

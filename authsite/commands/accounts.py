@@ -1,0 +1,77 @@
+"""Single acts on one account: the same verbs and rules as for pages and API."""
+
+import sys
+
+import click
+from flask import current_app
+
+from .. import accounts, passwords, sessions
+from ..web.forms import RegisterForm
+from .shell import blueprint, reporting
+
+
+@blueprint.cli.command("create-user")
+@click.argument("email")
+@click.option("--first-name", default=None, help="Default: what stands before the @.")
+@click.option("--superuser", is_flag=True)
+@reporting
+def create_user(email: str, first_name: str | None, superuser: bool) -> None:
+    """Create an account; the password is prompted for, or read from standard input."""
+    with current_app.test_request_context():
+        form = RegisterForm.from_members(
+            {
+                "email": email,
+                "first_name": first_name or email.partition("@")[0],
+                "password": _read_password(),
+            }
+        )
+    registered = accounts.register(
+        email=form.email.data or "",
+        password=form.password.data or "",
+        first_name=form.first_name.data or "",
+        is_superuser=superuser,
+    )
+    click.echo(f"Created {registered.account.email}.")
+
+
+@blueprint.cli.command("deactivate-user")
+@click.argument("email")
+@reporting
+def deactivate_user(email: str) -> None:
+    """Close an account to sign-ins and end its sessions."""
+    click.echo(f"Deactivated {accounts.deactivate(email).email}.")
+
+
+@blueprint.cli.command("activate-user")
+@click.argument("email")
+@reporting
+def activate_user(email: str) -> None:
+    """Open an account to sign-ins again."""
+    click.echo(f"Activated {accounts.activate(email).email}.")
+
+
+@blueprint.cli.command("set-password")
+@click.argument("email")
+@reporting
+def set_password(email: str) -> None:
+    """Set an account's password and end its sessions."""
+    account = accounts.find_by_email(email)
+    passwords.set_by_operator(account.email, _read_password())
+    click.echo(f"Changed the password of {account.email}. All its sessions ended.")
+
+
+@blueprint.cli.command("revoke-sessions")
+@click.argument("email")
+@reporting
+def revoke_sessions(email: str) -> None:
+    """End every session of an account."""
+    account = accounts.find_by_email(email)
+    ended = sessions.end_all(account.id, reason="revoked")
+    click.echo(f"Ended {ended} sessions of {account.email}.")
+
+
+def _read_password() -> str:
+    """Return the password from a prompt, or from standard input where nobody sits at a terminal."""
+    if sys.stdin.isatty():
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True))
+    return sys.stdin.readline().rstrip("\r\n")

@@ -1,0 +1,66 @@
+"""Sessions counted and cleaned up."""
+
+import json
+import sys
+import time
+from datetime import timedelta
+
+import click
+
+from .. import clock, events, passwords, sessions, throttling
+from .shell import blueprint, reporting
+
+PAUSE_BETWEEN_BATCHES = 0.01
+
+
+@blueprint.cli.command("cleanup-sessions")
+@click.option("--keep-days", type=click.IntRange(0, 3650), default=30, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, 5000), default=5000, show_default=True)
+@click.option("--dry-run", is_flag=True, help="Delete nothing; only count.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@reporting
+def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bool) -> None:
+    """Delete every session that ended or expired more than --keep-days ago."""
+    before = clock.now() - timedelta(days=keep_days)
+    started = time.monotonic()
+    deleted = 0
+    is_terminal = sys.stderr.isatty() and not as_json
+    with click.progressbar(
+        length=sessions.count_before(before) if is_terminal else 0,
+        label="Looking through sessions",
+        file=sys.stderr,
+        hidden=not is_terminal,
+    ) as bar:
+        for looked_at, found in sessions.delete_dead(
+            before, batch_size=batch_size, is_dry_run=dry_run
+        ):
+            deleted += found
+            bar.update(looked_at)
+            if found and not dry_run:
+                time.sleep(PAUSE_BETWEEN_BATCHES)  # sign-ins and refreshes go first
+    if not dry_run:
+        passwords.delete_dead_resets(before)
+        throttling.delete_stale(before)
+    seconds = round(time.monotonic() - started, 3)
+    events.record("cleanup", deleted=deleted, dry_run=dry_run, seconds=seconds)
+    if as_json:
+        facts = {"deleted": deleted, "dry_run": dry_run, "keep_days": keep_days}
+        click.echo(json.dumps(facts | {"seconds": seconds}))
+    else:
+        click.echo(f"{'Would delete' if dry_run else 'Deleted'} {deleted} sessions.")
+
+
+@blueprint.cli.command("session-stats")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@reporting
+def session_stats(as_json: bool) -> None:
+    """Count the sessions: active, expired, ended by reason, active by type of device."""
+    statistics = sessions.statistics()
+    if as_json:
+        click.echo(json.dumps(statistics))
+        return
+    click.echo(f"active   {statistics['active']}\nexpired  {statistics['expired']}")
+    for title in ("ended", "device_types"):
+        click.echo(title.replace("_", " "))
+        for name, count in statistics[title].items():
+            click.echo(f"  {name}  {count}")

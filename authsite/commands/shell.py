@@ -1,0 +1,33 @@
+"""What every command stands on: the blueprint, and how a failure is told."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+from flask import Blueprint
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..errors import AuthsiteError, InvalidInput
+
+blueprint = Blueprint("commands", __name__, cli_group=None)
+
+
+def reporting(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn a refusal or a fault of the database into one line on standard error and exit 1."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except InvalidInput as error:
+            raise click.ClickException("\n".join(text for _, text in error.errors)) from None
+        except AuthsiteError as error:
+            raise click.ClickException(error.message) from None
+        except UnicodeError:
+            raise click.ClickException("This holds a character that cannot be used.") from None
+        except SQLAlchemyError as error:
+            kind = type(getattr(error, "orig", None) or error).__name__
+            raise click.ClickException(f"The database failed ({kind}).") from None
+
+    return run

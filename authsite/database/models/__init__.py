@@ -1,0 +1,40 @@
+"""The tables. Verbs read and write them with statements; a row read is a plain, immutable Row.
+
+Indexes are chosen for the hot paths: a request names its session by primary key, a rotation changes no
+indexed column (PostgreSQL then updates in place, "HOT"), the list goes by (user_id, ended_at), and the
+clean-up walks the primary key, which is ordered by time.
+"""
+
+from .failures import SignInFailures
+from .mails import OutgoingMail
+from .sessions import (
+    DEVICE_TYPES,
+    END_REASONS,
+    ENTRANCES,
+    MAX_DEVICE_ID,
+    MAX_DEVICE_NAME,
+    MAX_IP_ADDRESS,
+    MAX_USER_AGENT,
+    UserSession,
+)
+from .users import ACCOUNT_COLUMNS, MAX_EMAIL, MAX_NAME, MAX_PHONE, Account, PasswordReset, User
+
+__all__ = [
+    "ACCOUNT_COLUMNS",
+    "DEVICE_TYPES",
+    "END_REASONS",
+    "ENTRANCES",
+    "MAX_DEVICE_ID",
+    "MAX_DEVICE_NAME",
+    "MAX_EMAIL",
+    "MAX_IP_ADDRESS",
+    "MAX_NAME",
+    "MAX_PHONE",
+    "MAX_USER_AGENT",
+    "Account",
+    "OutgoingMail",
+    "PasswordReset",
+    "SignInFailures",
+    "User",
+    "UserSession",
+]

@@ -1,0 +1,85 @@
+"""Signed-in devices."""
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Uuid,
+    true,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from .. import Base, UtcDateTime
+from .checks import one_of
+
+MAX_DEVICE_NAME = 64
+MAX_DEVICE_ID = 255
+MAX_USER_AGENT = 512
+MAX_IP_ADDRESS = 45
+
+END_REASONS = (
+    "logged_out",
+    "revoked",
+    "password_changed",
+    "password_reset",
+    "reuse_detected",
+    "deactivated",
+    "replaced",
+    "evicted",
+)
+ENTRANCES = ("page", "api", "oauth")
+DEVICE_TYPES = ("desktop", "mobile", "tablet", "tv", "console", "bot", "cli", "other")
+
+
+class UserSession(Base):
+    """One signed-in device, from sign-in to 30 days after its end.
+
+    It is live while `ended_at` is NULL, `expires_at` is ahead and its user is active.
+    """
+
+    __tablename__ = "user_sessions"
+    __table_args__ = (
+        CheckConstraint(one_of("end_reason", END_REASONS), name="end_reason"),
+        CheckConstraint("(ended_at IS NULL) = (end_reason IS NULL)", name="ended"),
+        CheckConstraint(one_of("entrance", ENTRANCES), name="entrance"),
+        CheckConstraint(one_of("device_type", DEVICE_TYPES), name="device_type"),
+        CheckConstraint("(refresh_jti IS NULL) <> (cookie_digest IS NULL)", name="one_credential"),
+        Index("ix_user_sessions_user_id_ended_at", "user_id", "ended_at"),
+        # Room in each page for the next version of a row: rotations stay in place.
+        {"postgresql_with": {"fillfactor": 90}},
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    entrance: Mapped[str] = mapped_column(String(8))
+    # Of an API session: the id of the one refresh token that is good, and of the one before it.
+    refresh_jti: Mapped[str | None] = mapped_column(String(32))
+    previous_jti: Mapped[str | None] = mapped_column(String(32))
+    rotated_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # Of a browser session: SHA-256 of the cookie's 256-bit secret.
+    cookie_digest: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    is_remembered: Mapped[bool] = mapped_column(default=True, server_default=true())
+    device_name: Mapped[str] = mapped_column(String(MAX_DEVICE_NAME))
+    given_name: Mapped[str | None] = mapped_column(String(MAX_DEVICE_NAME))
+    browser: Mapped[str | None] = mapped_column(String(64))
+    os: Mapped[str | None] = mapped_column(String(64))
+    device_type: Mapped[str] = mapped_column(String(16))
+    device_id: Mapped[str | None] = mapped_column(String(MAX_DEVICE_ID))
+    ip_address: Mapped[str | None] = mapped_column(String(MAX_IP_ADDRESS))
+    user_agent: Mapped[str | None] = mapped_column(String(MAX_USER_AGENT))
+    location_city: Mapped[str | None] = mapped_column(String(100))
+    location_country: Mapped[str | None] = mapped_column(String(100))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    last_used_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    # The second clock: nothing moves it.
+    absolute_expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    end_reason: Mapped[str | None] = mapped_column(String(20))
+    # The name of the device that ended it, where that was another one.
+    ended_from: Mapped[str | None] = mapped_column(String(MAX_DEVICE_NAME))

@@ -1,0 +1,70 @@
+"""Accounts, and the requests for a new password."""
+
+import uuid
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import (
+    ForeignKey,
+    Index,
+    String,
+    Uuid,
+    false,
+    true,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from .. import Base, UtcDateTime
+
+MAX_EMAIL = 254
+MAX_NAME = 100
+MAX_PHONE = 32
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
+    email: Mapped[str] = mapped_column(String(MAX_EMAIL), unique=True)
+    first_name: Mapped[str] = mapped_column(String(MAX_NAME))
+    last_name: Mapped[str | None] = mapped_column(String(MAX_NAME))
+    phone_number: Mapped[str | None] = mapped_column(String(MAX_PHONE))
+    password_hash: Mapped[str] = mapped_column(String(255))
+    # Moves whenever the password does, not when its hash is renewed: a sign-in that verified an older
+    # password is refused when it comes to write its session.
+    password_changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    is_active: Mapped[bool] = mapped_column(default=True, server_default=true())
+    is_superuser: Mapped[bool] = mapped_column(default=False, server_default=false())
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Account(NamedTuple):
+    """What may be shown of a user: never the password's hash. The User of CONTRACT §1."""
+
+    id: uuid.UUID
+    email: str
+    first_name: str
+    last_name: str | None
+    phone_number: str | None
+    is_active: bool
+    is_superuser: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+ACCOUNT_COLUMNS = [User.__table__.c[name] for name in Account._fields]
+
+
+class PasswordReset(Base):
+    """One request for a reset. Its link is the signed id, so a copy of this table opens nothing."""
+
+    __tablename__ = "password_resets"
+    __table_args__ = (Index("ix_password_resets_user_id_created_at", "user_id", "created_at"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    # NULL while the link works; used, superseded and overtaken links have it.
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

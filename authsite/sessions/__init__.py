@@ -1,0 +1,56 @@
+"""Sessions: one row for each signed-in device, read on every request, so that ending one is immediate.
+
+start    a sign-in becomes a row, or there is no sign-in
+resume   the session and user behind a token or cookie, in one indexed read
+rotate   a refresh token is changed for its successor, by compare-and-swap
+end      one session, or all of a user's; an ended row stays with its reason until delete_dead takes it
+
+This is the one face of the package; inside, each statement stands beside its verb.
+"""
+
+from .cleanup import count_before, delete_dead, statistics
+from .columns import ABSOLUTE_LIFETIME, IDLE_LIFETIME, IDLE_LIFETIME_OF_BROWSER_SESSION, Grant
+from .ending import delete_own_dead, end, end_all
+from .listing import ENDED_ARE_SHOWN_FOR, active_for, find_own, recently_ended_for, rename
+from .resuming import (
+    TOUCH_INTERVAL,
+    Resumed,
+    cookie_digest,
+    renew_cookie,
+    resume_api,
+    resume_api_with_all,
+    resume_page,
+    touch,
+)
+from .rotation import rotate
+from .starting import Client, is_known_browser, start
+
+__all__ = [
+    "ABSOLUTE_LIFETIME",
+    "ENDED_ARE_SHOWN_FOR",
+    "IDLE_LIFETIME",
+    "IDLE_LIFETIME_OF_BROWSER_SESSION",
+    "TOUCH_INTERVAL",
+    "Client",
+    "Grant",
+    "Resumed",
+    "active_for",
+    "cookie_digest",
+    "count_before",
+    "delete_dead",
+    "delete_own_dead",
+    "end",
+    "end_all",
+    "find_own",
+    "is_known_browser",
+    "recently_ended_for",
+    "rename",
+    "renew_cookie",
+    "resume_api",
+    "resume_api_with_all",
+    "resume_page",
+    "rotate",
+    "start",
+    "statistics",
+    "touch",
+]

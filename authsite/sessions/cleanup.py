@@ -1,0 +1,102 @@
+"""Dead rows are counted and deleted, in short transactions by order of the primary key."""
+
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Select, Uuid, bindparam, case, delete, func, literal, or_, select
+
+from .. import clock, database
+from ..database.models import UserSession
+
+# The clean-up's transactions: sign-ins and refreshes may have to wait for one of them.
+FIRST_BATCH = 1000
+BATCH_SECONDS = 0.1
+
+
+def delete_dead(
+    before: datetime, *, batch_size: int, is_dry_run: bool = False
+) -> Iterator[tuple[int, int]]:
+    """Delete every row that ended or expired before; yield (rows looked at, rows deleted) by batch.
+
+    Each batch is a short transaction over a stretch of the primary key, which is ordered by the time of
+    sign-in: the oldest go first, no index has to be kept for it, and what signed in after `before`, which
+    cannot have died before it, is not even looked at. Rows that another run holds are skipped: it deletes
+    them. A batch that takes long makes the next one smaller. `before` must not lie ahead, or nothing live is
+    safe.
+    """
+    is_dead = or_(UserSession.ended_at < before, UserSession.expires_at < before)
+    last, end = uuid.UUID(int=0), database.first_uuid7(before)
+    size = min(batch_size, FIRST_BATCH)
+    while stretch := database.row(_STRETCH, {"last": last, "end": end, "size": size}):
+        began_at = time.monotonic()
+        looked_at, upto = stretch.looked_at, stretch.id
+        dead = select(UserSession.id).where(UserSession.id > last, UserSession.id <= upto, is_dead)
+        if is_dry_run:
+            found = database.row(select(func.count()).select_from(dead.subquery()))
+            yield looked_at, found[0] if found else 0
+        else:
+            claimed = dead.order_by(UserSession.id).with_for_update(skip_locked=True)
+            deleted = database.run(
+                delete(UserSession).where(database.is_among(UserSession.id, claimed))
+            )
+            share = BATCH_SECONDS / (time.monotonic() - began_at)
+            # At most twice as many as before: what took no time may have found nothing to delete.
+            size = max(1, min(batch_size, int(size * min(share, 2))))
+            yield looked_at, deleted
+        last = upto
+
+
+def count_before(before: datetime) -> int:
+    """Return how many rows `delete_dead` will look at, for a progress bar."""
+    older = UserSession.id < database.first_uuid7(before)
+    found = database.row(select(func.count()).select_from(UserSession).where(older))
+    return found[0] if found else 0
+
+
+def statistics() -> dict[str, Any]:
+    """Return counts: active, expired, ended by reason, active by device type."""
+    now = clock.now()
+    is_expired = UserSession.expires_at <= now
+    state = case(
+        (UserSession.ended_at.is_not(None), UserSession.end_reason),
+        (is_expired, literal("expired")),
+        else_=literal("active"),
+    )
+    by_state = _counts(select(state, func.count()).group_by(state))
+    types = (
+        select(UserSession.device_type, func.count())
+        .where(UserSession.ended_at.is_(None), UserSession.expires_at > now)
+        .group_by(UserSession.device_type)
+    )
+    by_type = _counts(types)
+    active, expired = by_state.pop("active", 0), by_state.pop("expired", 0)
+    return {
+        "active": active,
+        "expired": expired,
+        "ended": dict(sorted(by_state.items())),
+        "device_types": dict(sorted(by_type.items())),
+    }
+
+
+def _counts(statement: Select[str, int]) -> dict[str, int]:
+    return {row[0]: row[1] for row in database.rows(statement)}
+
+
+# The end is not asked for inside: of a range, PostgreSQL expects few rows in a table that it has not
+# analysed yet, and would sort all of a million for each batch instead of walking the index.
+_NEXT_IDS = (
+    select(UserSession.id)
+    .where(UserSession.id > bindparam("last", type_=Uuid()))
+    .order_by(UserSession.id)
+    .limit(bindparam("size"))
+    .subquery()
+)
+_STRETCH = (
+    select(func.count().over().label("looked_at"), _NEXT_IDS.c.id)
+    .where(_NEXT_IDS.c.id < bindparam("end", type_=Uuid()))
+    .order_by(_NEXT_IDS.c.id.desc())
+    .limit(1)
+)

@@ -1,0 +1,67 @@
+"""What several of the statements on a session read, and the two clocks of every session."""
+
+import uuid
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Uuid, and_, bindparam, func, update
+
+from ..database import UtcDateTime
+from ..database.models import UserSession
+
+IDLE_LIFETIME = timedelta(days=7)
+IDLE_LIFETIME_OF_BROWSER_SESSION = timedelta(hours=12)
+ABSOLUTE_LIFETIME = timedelta(days=30)
+
+
+class Grant(NamedTuple):
+    """What a client gets to hold of a session: for the API `jti`, for a browser `cookie_secret`."""
+
+    session_id: uuid.UUID
+    user_id: uuid.UUID
+    issued_at: datetime
+    expires_at: datetime
+    jti: str | None = None
+    cookie_secret: str | None = None
+
+
+# Statements of the hot paths are built once: composing one costs more than PostgreSQL needs to answer it.
+
+DEVICE_NAME = func.coalesce(UserSession.given_name, UserSession.device_name).label("device_name")
+NOW = bindparam("now", type_=UtcDateTime())
+SESSION_ID = bindparam("session_id", type_=Uuid())
+USER_ID = bindparam("user_id", type_=Uuid())
+OWNER_ID = bindparam("owner_id", type_=Uuid())  # in updates, where a column's name is taken
+IS_LIVE = and_(UserSession.ended_at.is_(None), UserSession.expires_at > NOW)
+SESSION_COLUMNS = (
+    UserSession.id,
+    DEVICE_NAME,
+    UserSession.entrance,
+    UserSession.is_remembered,
+    UserSession.last_used_at,
+    UserSession.expires_at,
+    UserSession.absolute_expires_at,
+)
+SESSION_WIDTH = len(SESSION_COLUMNS)
+NAME = update(UserSession).where(UserSession.id == SESSION_ID).values(given_name=bindparam("name"))
+SHOWN_COLUMNS = (
+    UserSession.id,
+    DEVICE_NAME,
+    UserSession.given_name,
+    UserSession.device_id,
+    UserSession.ip_address,
+    UserSession.location_city,
+    UserSession.location_country,
+    UserSession.last_used_at,
+    UserSession.created_at,
+    UserSession.expires_at,
+    UserSession.browser,
+    UserSession.os,
+    UserSession.device_type,
+    UserSession.entrance,
+    UserSession.user_agent,
+    UserSession.ended_at,
+    UserSession.end_reason,
+    UserSession.ended_from,
+)
+LAST_USED_FIRST = (UserSession.last_used_at.desc(), UserSession.id.desc())

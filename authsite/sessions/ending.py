@@ -1,0 +1,79 @@
+"""One session ends, or all of a user's: at once, and with its reason."""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import and_, delete, or_, select, update
+
+from .. import clock, database, events
+from ..database import Row
+from ..database.models import UserSession
+from ..errors import Forbidden, SessionNotFound
+from .columns import DEVICE_NAME, SESSION_ID
+
+
+def end(
+    user_id: uuid.UUID, session_id: uuid.UUID, *, reason: str, ended_from: str | None = None
+) -> str:
+    """End one of the user's sessions and return its device's name; ending it again changes nothing.
+
+    Raise SessionNotFound or, for somebody else's, Forbidden.
+    """
+    ended = end_where(
+        and_(UserSession.id == session_id, UserSession.user_id == user_id), reason, ended_from
+    )
+    if ended:
+        events.record("session_ended", user_id=user_id, session_id=session_id, reason=reason)
+        return str(ended[0].device_name)
+    return owned(user_id, session_id, "You can only revoke your own sessions")
+
+
+def end_all(
+    user_id: uuid.UUID,
+    *,
+    reason: str,
+    keep: uuid.UUID | None = None,
+    ended_from: str | None = None,
+) -> int:
+    """End all live sessions of the user, but for `keep`, and return how many."""
+    condition = and_(UserSession.user_id == user_id, UserSession.expires_at > clock.now())
+    if keep is not None:
+        condition = and_(condition, UserSession.id != keep)
+    ended = end_where(condition, reason, ended_from)
+    events.record("sessions_ended", user_id=user_id, reason=reason, count=len(ended))
+    return len(ended)
+
+
+def delete_own_dead(user_id: uuid.UUID) -> int:
+    """Delete the user's expired and ended rows and return how many."""
+    return database.run(
+        delete(UserSession).where(
+            UserSession.user_id == user_id,
+            or_(UserSession.ended_at.is_not(None), UserSession.expires_at <= clock.now()),
+        )
+    )
+
+
+def end_where(condition: Any, reason: str, ended_from: str | None) -> Sequence[Row]:
+    statement = (
+        update(UserSession)
+        .where(condition, UserSession.ended_at.is_(None))
+        .values(ended_at=clock.now(), end_reason=reason, ended_from=ended_from)
+        .returning(UserSession.id, DEVICE_NAME)
+    )
+    return database.rows(statement)
+
+
+def owned(user_id: uuid.UUID, session_id: uuid.UUID, refusal: str) -> str:
+    """Return the device's name of one's own session, live or not; raise for any other."""
+    row = database.row(_OWNER, {"session_id": session_id})
+    if row is None:
+        raise SessionNotFound
+    if row.user_id != user_id:
+        events.record("forbidden", outcome="refused", user_id=user_id, session_id=session_id)
+        raise Forbidden(refusal)
+    return str(row.device_name)
+
+
+_OWNER = select(UserSession.user_id, DEVICE_NAME).where(UserSession.id == SESSION_ID)

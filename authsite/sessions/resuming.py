@@ -1,0 +1,157 @@
+"""The session and user behind a token or cookie, in one indexed read; and that it is in use."""
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import String, bindparam, func, select, update
+
+from .. import clock, database
+from ..database import Row, UtcDateTime
+from ..database.models import ACCOUNT_COLUMNS, Account, User, UserSession
+from ..errors import SessionRevoked
+from .columns import (
+    IDLE_LIFETIME,
+    IDLE_LIFETIME_OF_BROWSER_SESSION,
+    IS_LIVE,
+    LAST_USED_FIRST,
+    NOW,
+    SESSION_COLUMNS,
+    SESSION_ID,
+    SESSION_WIDTH,
+    SHOWN_COLUMNS,
+    USER_ID,
+    Grant,
+)
+
+TOUCH_INTERVAL = timedelta(minutes=1)
+
+
+class Resumed(NamedTuple):
+    """The session behind a request, and whose it is."""
+
+    id: uuid.UUID
+    device_name: str
+    entrance: str
+    is_remembered: bool
+    last_used_at: datetime
+    expires_at: datetime
+    absolute_expires_at: datetime
+    account: Account
+
+
+def resume_api(session_id: uuid.UUID, user_id: uuid.UUID) -> Resumed:
+    """Return the live session that an access token names; raise SessionRevoked when it is not live."""
+    row = database.row(
+        _RESUME_API, {"session_id": session_id, "user_id": user_id, "now": clock.now()}
+    )
+    return _resumed(row)
+
+
+def resume_api_with_all(session_id: uuid.UUID, user_id: uuid.UUID) -> tuple[Resumed, Sequence[Row]]:
+    """Like resume_api; in the same read all of the user's live sessions, last used first."""
+    rows = database.rows(_RESUME_API_WITH_ALL, {"user_id": user_id, "now": clock.now()})
+    own = next((row for row in rows if row.id == session_id and row.has_tokens), None)
+    return _resumed(own), rows
+
+
+def resume_page(session_id: uuid.UUID, cookie_secret: str) -> Resumed:
+    """Return the live session that a cookie names; raise SessionRevoked when it is not live."""
+    digest = cookie_digest(cookie_secret)
+    row = database.row(
+        _RESUME_PAGE, {"session_id": session_id, "cookie_digest": digest, "now": clock.now()}
+    )
+    return _resumed(row)
+
+
+def touch(session: Resumed, *, ip_address: str | None) -> Resumed:
+    """Note that the session is in use, at most once a minute, and return it as it is then.
+
+    A browser's idle time starts afresh.
+    """
+    now = clock.now()
+    if now - session.last_used_at < TOUCH_INTERVAL:
+        return session
+    idle = IDLE_LIFETIME if session.is_remembered else IDLE_LIFETIME_OF_BROWSER_SESSION
+    # An API session's expiry is written in its refresh token: only a rotation moves it, and writing back
+    # what was read would undo one that has come between.
+    expires_at = (
+        min(now + idle, session.absolute_expires_at) if session.entrance == "page" else None
+    )
+    database.run(
+        _TOUCH,
+        {"session_id": session.id, "now": now, "new_expires_at": expires_at, "ip": ip_address},
+    )
+    return session._replace(last_used_at=now, expires_at=expires_at or session.expires_at)
+
+
+def renew_cookie(session: Resumed) -> Grant:
+    """Give a browser session a new cookie secret; the old one is worth nothing from now on."""
+    cookie_secret = secrets.token_urlsafe(32)
+    database.run(
+        _RENEW_COOKIE,
+        {"session_id": session.id, "new_digest": cookie_digest(cookie_secret)},
+    )
+    return Grant(
+        session.id, session.account.id, clock.now(), session.expires_at, None, cookie_secret
+    )
+
+
+def cookie_digest(cookie_secret: str) -> bytes:
+    """Return what the row holds of a cookie's secret: 256 random bits need no salt."""
+    return hashlib.sha256(cookie_secret.encode(errors="surrogatepass")).digest()
+
+
+def _resumed(row: Row | None) -> Resumed:
+    if row is None:
+        raise SessionRevoked
+    account = Account._make(row[SESSION_WIDTH : SESSION_WIDTH + len(ACCOUNT_COLUMNS)])
+    return Resumed._make((*row[:SESSION_WIDTH], account))
+
+
+_RESUME = (
+    select(*SESSION_COLUMNS, *ACCOUNT_COLUMNS)
+    .join_from(UserSession, User, User.id == UserSession.user_id)
+    .where(UserSession.id == SESSION_ID, IS_LIVE, User.is_active)
+)
+_RESUME_API = database.Prepared(
+    _RESUME.where(UserSession.user_id == USER_ID, UserSession.refresh_jti.is_not(None))
+)
+_RESUME_PAGE = database.Prepared(
+    _RESUME.where(UserSession.cookie_digest == bindparam("cookie_digest"))
+)
+_TOUCH = (
+    update(UserSession)
+    .where(
+        UserSession.id == SESSION_ID,
+        UserSession.ended_at.is_(None),
+        UserSession.last_used_at < NOW,
+    )
+    .values(
+        last_used_at=NOW,
+        expires_at=func.coalesce(
+            bindparam("new_expires_at", type_=UtcDateTime()), UserSession.expires_at
+        ),
+        ip_address=func.coalesce(bindparam("ip", type_=String()), UserSession.ip_address),
+    )
+)
+_RENEW_COOKIE = (
+    update(UserSession)
+    .where(UserSession.id == SESSION_ID, UserSession.ended_at.is_(None))
+    .values(cookie_digest=bindparam("new_digest"))
+)
+_RESUMED = {each.key for each in SESSION_COLUMNS}
+_RESUME_API_WITH_ALL = database.Prepared(
+    select(
+        *SESSION_COLUMNS,
+        *(each.label(f"account_{each.key}") for each in ACCOUNT_COLUMNS),
+        *(each for each in SHOWN_COLUMNS if each.key not in _RESUMED),
+        UserSession.refresh_jti.is_not(None).label("has_tokens"),
+    )
+    .join_from(UserSession, User, User.id == UserSession.user_id)
+    .where(UserSession.user_id == USER_ID, IS_LIVE, User.is_active)
+    .order_by(*LAST_USED_FIRST)
+)

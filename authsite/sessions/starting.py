@@ -1,0 +1,197 @@
+"""A sign-in becomes a row, or there is no sign-in."""
+
+import secrets
+import uuid
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from flask import current_app
+from sqlalchemy import Uuid, and_, bindparam, exists, func, insert, or_, select
+
+from .. import clock, database, events
+from ..clients import devices
+from ..crypto import tokens
+from ..database import Row, UtcDateTime
+from ..database.models import (
+    MAX_DEVICE_ID,
+    MAX_DEVICE_NAME,
+    MAX_USER_AGENT,
+    Account,
+    User,
+    UserSession,
+)
+from ..errors import InvalidCredentials
+from ..mail import emails, outbox
+from .columns import (
+    ABSOLUTE_LIFETIME,
+    IDLE_LIFETIME,
+    IDLE_LIFETIME_OF_BROWSER_SESSION,
+    IS_LIVE,
+    NAME,
+    USER_ID,
+    Grant,
+)
+from .ending import end_where
+from .resuming import cookie_digest
+
+
+class Client(NamedTuple):
+    """What a request tells of the device it came from; all of it is hearsay."""
+
+    ip_address: str | None = None
+    user_agent: str | None = None
+    device_id: str | None = None
+    device_name: str | None = None
+    city: str | None = None
+    country: str | None = None
+    hints: tuple[tuple[str, str], ...] = ()
+
+
+def start(
+    account: Account,
+    *,
+    password_changed_at: datetime,
+    client: Client,
+    entrance: str,
+    is_remembered: bool = True,
+) -> Grant:
+    """Sign a device in. Raise InvalidCredentials if the password has changed since it was verified.
+
+    The same device (by its id) takes over from its older session, the least recently used session
+    beyond MAX_SESSIONS_PER_USER ends, and the owner is told of a device not seen before.
+    """
+    now = clock.now()
+    device = _describe(client)
+    cookie_secret = secrets.token_urlsafe(32) if entrance == "page" else None
+    jti = None if cookie_secret else tokens.new_jti()
+    absolute = now + ABSOLUTE_LIFETIME
+    idle = IDLE_LIFETIME if is_remembered else IDLE_LIFETIME_OF_BROWSER_SESSION
+    session_id, expires_at = database.uuid7(now), min(now + idle, absolute)
+    session = {
+        "id": session_id,
+        "user_id": account.id,
+        "entrance": entrance,
+        "refresh_jti": jti,
+        "cookie_digest": cookie_digest(cookie_secret) if cookie_secret else None,
+        "rotated_at": now,
+        "is_remembered": is_remembered,
+        "device_name": device.name,
+        "browser": device.browser,
+        "os": device.os,
+        "device_type": device.type,
+        "device_id": client.device_id and client.device_id[:MAX_DEVICE_ID],
+        "ip_address": client.ip_address,
+        "user_agent": client.user_agent and client.user_agent[:MAX_USER_AGENT],
+        "location_city": client.city and client.city[:100],
+        "location_country": client.country and client.country[:100],
+        "created_at": now,
+        "last_used_at": now,
+        "expires_at": expires_at,
+        "absolute_expires_at": absolute,
+    }
+    with database.transaction():
+        if not database.run(_INSERT, session | {"seen_password_changed_at": password_changed_at}):
+            raise InvalidCredentials
+        earlier = database.row(_EARLIER, session | {"now": now})
+        _make_room(session, earlier, now)
+        if earlier and earlier.any and not earlier.known:
+            outbox.queue(emails.new_device(account.id, session))
+    events.record("login", user_id=account.id, session_id=session_id, entrance=entrance)
+    return Grant(session_id, account.id, now, expires_at, jti, cookie_secret)
+
+
+def is_known_browser(user_id: uuid.UUID | None, device_id: str) -> bool:
+    """Return whether a browser with this device cookie has signed in to the account on a page."""
+    return database.row(_KNOWN_BROWSER, {"user_id": user_id, "device_id": device_id}) is not None
+
+
+def _describe(client: Client) -> devices.Device:
+    device = devices.describe(client.user_agent, dict(client.hints))
+    if client.device_name and device.browser is None:
+        return device._replace(name=client.device_name[:MAX_DEVICE_NAME])
+    return device
+
+
+def _make_room(session: dict[str, Any], earlier: Row | None, now: datetime) -> None:
+    """End the older session of the same device, and what is beyond the cap, least recently used first."""
+    most: int = current_app.config["MAX_SESSIONS_PER_USER"]
+    if earlier is None or not (earlier.of_device or earlier.live >= most):
+        return
+    if earlier.of_device:
+        given = database.row(_GIVEN_NAME, session)
+        if given is not None and given.given_name:
+            database.run(NAME, {"session_id": session["id"], "name": given.given_name})
+        replaced = and_(
+            UserSession.user_id == session["user_id"],
+            UserSession.device_id == session["device_id"],
+            UserSession.id != session["id"],
+        )
+        end_where(replaced, "replaced", None)
+    beyond = (
+        select(UserSession.id)
+        .where(
+            UserSession.user_id == session["user_id"],
+            UserSession.id != session["id"],
+            UserSession.ended_at.is_(None),
+            UserSession.expires_at > now,
+        )
+        .order_by(UserSession.last_used_at.desc(), UserSession.id.desc())
+        .offset(most - 1)
+        .limit(10_000)  # SQLite has no OFFSET without LIMIT
+    )
+    end_where(UserSession.id.in_(beyond), "evicted", None)
+
+
+# The user's row is locked until the commit: a change of password waits for this sign-in and then ends its
+# session, or comes first and the sign-in finds another password_changed_at. Sign-ins of one user also
+# take turns, so the cap holds exactly.
+_INSERTED = [
+    column
+    for column in UserSession.__table__.c
+    if column.name not in {"previous_jti", "given_name", "ended_at", "end_reason", "ended_from"}
+]
+_INSERT = insert(UserSession).from_select(
+    [column.name for column in _INSERTED],
+    select(
+        *(
+            bindparam(column.name, type_=column.type) if column.name != "user_id" else User.id
+            for column in _INSERTED
+        )
+    )
+    .where(
+        User.id == USER_ID,
+        User.is_active,
+        User.password_changed_at == bindparam("seen_password_changed_at", type_=UtcDateTime()),
+    )
+    .with_for_update(key_share=True, of=User),
+    include_defaults=False,
+)
+_IS_SAME_DEVICE = UserSession.device_id == bindparam("device_id")
+_IS_SAME_KIND = and_(
+    UserSession.browser.is_not_distinct_from(bindparam("browser")),
+    UserSession.os.is_not_distinct_from(bindparam("os")),
+    UserSession.device_name == bindparam("device_name"),
+)
+_IS_EARLIER = and_(UserSession.user_id == USER_ID, UserSession.id != bindparam("id", type_=Uuid()))
+# Only what is live is counted: a user may have ten thousand rows that are not.
+_EARLIER = select(
+    exists().where(_IS_EARLIER).label("any"),
+    select(func.count()).where(_IS_EARLIER, IS_LIVE).scalar_subquery().label("live"),
+    exists().where(_IS_EARLIER, _IS_SAME_DEVICE).label("of_device"),
+    exists().where(_IS_EARLIER, or_(_IS_SAME_DEVICE, _IS_SAME_KIND)).label("known"),
+)
+_GIVEN_NAME = (
+    select(UserSession.given_name)
+    .where(_IS_EARLIER, _IS_SAME_DEVICE)
+    .order_by(UserSession.id.desc())
+    .limit(1)
+)
+_KNOWN_BROWSER = (
+    select(UserSession.id)
+    .where(
+        UserSession.user_id == USER_ID,
+        UserSession.device_id == bindparam("device_id"),
+        UserSession.entrance == "page",
+    )
+    .limit(1)
+)
