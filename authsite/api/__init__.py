@@ -4,7 +4,7 @@ from flask import Blueprint
 
 from ..extensions import csrf
 from ..web import authentication
-from . import accounts, documentation, passwords, sessions
+from . import accounts, documentation, operations, passwords, sessions
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 blueprint.before_request(authentication.from_bearer)
@@ -18,3 +18,5 @@ for _child in (
     # No cookie counts here, so there is no request to forge; a parent's exemption does not cover children.
     csrf.exempt(_child)
     blueprint.register_blueprint(_child)
+
+__all__ = ["blueprint", "operations"]

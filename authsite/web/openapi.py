@@ -1,6 +1,6 @@
 """The OpenAPI document: paths and methods from the routes, inputs from the forms, the rest from OPERATIONS.
 
-A new endpoint is described by one entry of that table, and a test fails while it has none. What a form
+A new endpoint is described by one entry in api/operations, and a test fails while it has none. What a form
 demands, what a view is limited to and which status a failure has are asked of them, never written again.
 """
 
@@ -18,23 +18,14 @@ from wtforms import BooleanField, Field
 from ..database.models import MAX_EMAIL
 from ..errors import (
     AuthsiteError,
-    EmailTaken,
     Forbidden,
-    InactiveAccount,
-    InvalidCredentials,
     InvalidInput,
     MalformedRequest,
     NotAuthenticated,
-    RefreshTokenExpired,
-    RefreshTokenInvalid,
-    ResetTokenInvalid,
-    SessionNotFound,
     SessionRevoked,
     TokenExpired,
     TokenInvalid,
-    UnsupportedGrantType,
     UnsupportedMediaType,
-    WrongCurrentPassword,
 )
 from ..password_policy import MAX_LENGTH
 from . import forms, limits, problems, shapes
@@ -63,170 +54,13 @@ class Operation(NamedTuple):
     is_conditional: bool = False
 
 
-PASSWORD = "three random words"  # noqa: S105
-NEW_PASSWORD = "another four quiet words"  # noqa: S105
-LOCKOUT = (
-    "Ten wrong passwords for one address within 15 minutes, by whatever way they came, and no more are"
-    " tried until that time is over or the password has been reset: 429, for the right one too."
-)
 WHOSE = {
     "address": "At most {} requests a minute from one address.",
     "user": "At most {} requests a minute by one user.",
 }
 
-# By endpoint; the last part of its name is the operation id.
-OPERATIONS: dict[str, Operation] = {
-    "api.accounts.register": Operation(
-        "Create an account",
-        "The address is kept in lower case; two accounts cannot share it. This signs nobody in.",
-        "User",
-        status=201,
-        form=forms.RegisterForm,
-        example={
-            "email": "ada@example.com",
-            "password": PASSWORD,
-            "first_name": "Ada",
-            "last_name": "Lovelace",
-            "phone_number": "+44 20 7946 0958",
-        },
-        errors=(EmailTaken(field="email"),),
-    ),
-    "api.accounts.login": Operation(
-        "Sign in",
-        "Begins a session for this device and answers with its tokens. An unknown address and a wrong"
-        f" password get the same answer. {LOCKOUT}",
-        "Tokens",
-        form=forms.LoginForm,
-        example={"email": "ada@example.com", "password": PASSWORD},
-        errors=(InvalidCredentials(), InactiveAccount()),
-        takes_device_id=True,
-    ),
-    "api.accounts.login_oauth": Operation(
-        "Sign in with OAuth's password grant",
-        "The same as `POST /api/v1/auth/login`, and counted with it, for OAuth libraries (RFC 6749 §4.3):"
-        " a form instead of JSON, and errors that also have the members `error` and `error_description`."
-        f" `scope` is ignored. Credentials in the query string are refused. {LOCKOUT}",
-        "Tokens",
-        form=forms.OAuthPasswordForm,
-        example={"grant_type": "password", "username": "ada@example.com", "password": PASSWORD},
-        errors=(
-            InvalidCredentials(),
-            InactiveAccount(),
-            UnsupportedGrantType(field="grant_type"),
-        ),
-        takes_device_id=True,
-    ),
-    "api.accounts.refresh_token": Operation(
-        "Change a refresh token for its successor",
-        "Answers with a new pair of tokens; the refresh token that was sent is then used up. Calls with the"
-        " same token at the same time, or again because the answer was lost, all get the one successor for"
-        " a short time. A token that was used up earlier is taken for stolen: its session ends.",
-        "Tokens",
-        form=forms.RefreshForm,
-        example={"refresh_token": shapes.TOKEN},
-        errors=(RefreshTokenExpired(), RefreshTokenInvalid(), SessionRevoked()),
-    ),
-    "api.accounts.get_current_user_info": Operation(
-        "Read your account", "The account behind the access token.", "User"
-    ),
-    "api.accounts.get_user": Operation(
-        "Read your account, by its other address", "The same as `GET /api/v1/auth/me`.", "User"
-    ),
-    "api.accounts.update_user": Operation(
-        "Change your details",
-        "Changes the members that are named and leaves the others as they are.",
-        "User",
-        form=forms.DetailsForm,
-        example={"first_name": "Augusta", "last_name": None},
-    ),
-    "api.passwords.change_password": Operation(
-        "Change your password",
-        "Ends all your other sessions; this one goes on. A wrong current password counts as a failed"
-        f" sign-in. {LOCKOUT}",
-        "Message",
-        message="Password changed successfully",
-        form=forms.ChangePasswordForm,
-        example={"current_password": PASSWORD, "new_password": NEW_PASSWORD},
-        errors=(WrongCurrentPassword(field="current_password"),),
-    ),
-    "api.passwords.request_password_reset": Operation(
-        "Ask for a link to reset a password",
-        "The answer is always the same and does not tell whether the address has an account. The link"
-        " works once and for 60 minutes, and a newer one replaces it.",
-        "Message",
-        message="If your email is registered, you will receive a password reset link shortly",
-        form=forms.EmailForm,
-        example={"email": "ada@example.com"},
-    ),
-    "api.passwords.confirm_password_reset": Operation(
-        "Reset a password",
-        "Sets the new password with the token of the link and ends every session of the user. Every token"
-        " that is not good gets the same answer.",
-        "Message",
-        message="Password has been reset successfully. You can now log in with your new password.",
-        form=forms.ResetForm,
-        example={"token": "Imt4V2ZQIg.aSRz4A.c2lnbmF0dXJl", "new_password": NEW_PASSWORD},
-        errors=(ResetTokenInvalid(),),
-    ),
-    "api.sessions.logout": Operation(
-        "Sign out",
-        "Ends the session that the refresh token names, also if it has expired, else the one of the access"
-        " token. A refresh token that is not one of ours counts as none. The body may be left out.",
-        "Message",
-        message="Logged out successfully",
-        form=forms.LogoutForm,
-        example={"refresh_token": shapes.TOKEN},
-        errors=(Forbidden("You can only logout your own sessions"),),
-        may_lack_body=True,
-    ),
-    "api.sessions.logout_all": Operation(
-        "Sign out everywhere",
-        "Ends all your sessions, this one included.",
-        "Message",
-        message="Successfully logged out from all devices (3 sessions terminated)",
-    ),
-    "api.sessions.list_my_sessions": Operation(
-        "List your sessions",
-        "Every device on which you are signed in, by a page or by this API, last used first.",
-        "SessionList",
-    ),
-    "api.sessions.rename_session": Operation(
-        "Name a device",
-        "Gives one of your sessions a name of your own; null forgets it.",
-        "Session",
-        form=forms.DeviceNameForm,
-        example={"device_name": "The laptop in the kitchen"},
-        errors=(Forbidden("You can only rename your own sessions"), SessionNotFound()),
-    ),
-    "api.sessions.revoke_session": Operation(
-        "Sign a device out",
-        "Ends one of your sessions; its tokens stop working at once. Doing it again changes nothing.",
-        "Message",
-        message="Session revoked: Chrome on Windows",
-        errors=(Forbidden("You can only revoke your own sessions"), SessionNotFound()),
-    ),
-    "api.sessions.revoke_other_sessions": Operation(
-        "Sign all other devices out",
-        "Ends all your sessions but this one.",
-        "Message",
-        message="Signed out of 2 other devices",
-    ),
-    "api.sessions.cleanup_expired_sessions": Operation(
-        "Forget ended sessions",
-        "Deletes what is kept of your sessions that have expired or ended.",
-        "Message",
-        message="Cleaned up 2 expired sessions",
-    ),
-    "api.documentation.openapi_document": Operation(
-        "Read this document",
-        "OpenAPI 3.1, for programs. The only answer that may be cached.",
-        "Document",
-        is_conditional=True,
-    ),
-    "api.documentation.docs": Operation(
-        "Read this document as a page", "For people.", "Page", answer_type="text/html"
-    ),
-}
+# By endpoint; filled by api/operations, where each stands beside its noun.
+OPERATIONS: dict[str, Operation] = {}
 
 # What a client may put in each input. How long it may be and whether it may lack is asked of the form, and
 # what a new password may be of RULES.

@@ -1,0 +1,81 @@
+"""What the routes and forms of accounts cannot say of themselves, for the OpenAPI document."""
+
+from ...errors import (
+    EmailTaken,
+    InactiveAccount,
+    InvalidCredentials,
+    RefreshTokenExpired,
+    RefreshTokenInvalid,
+    SessionRevoked,
+    UnsupportedGrantType,
+)
+from ...web import forms, shapes
+from ...web.openapi import Operation
+from .words import LOCKOUT, PASSWORD
+
+# By endpoint; the last part of its name is the operation id.
+OPERATIONS: dict[str, Operation] = {
+    "api.accounts.register": Operation(
+        "Create an account",
+        "The address is kept in lower case; two accounts cannot share it. This signs nobody in.",
+        "User",
+        status=201,
+        form=forms.RegisterForm,
+        example={
+            "email": "ada@example.com",
+            "password": PASSWORD,
+            "first_name": "Ada",
+            "last_name": "Lovelace",
+            "phone_number": "+44 20 7946 0958",
+        },
+        errors=(EmailTaken(field="email"),),
+    ),
+    "api.accounts.login": Operation(
+        "Sign in",
+        "Begins a session for this device and answers with its tokens. An unknown address and a wrong"
+        f" password get the same answer. {LOCKOUT}",
+        "Tokens",
+        form=forms.LoginForm,
+        example={"email": "ada@example.com", "password": PASSWORD},
+        errors=(InvalidCredentials(), InactiveAccount()),
+        takes_device_id=True,
+    ),
+    "api.accounts.login_oauth": Operation(
+        "Sign in with OAuth's password grant",
+        "The same as `POST /api/v1/auth/login`, and counted with it, for OAuth libraries (RFC 6749 §4.3):"
+        " a form instead of JSON, and errors that also have the members `error` and `error_description`."
+        f" `scope` is ignored. Credentials in the query string are refused. {LOCKOUT}",
+        "Tokens",
+        form=forms.OAuthPasswordForm,
+        example={"grant_type": "password", "username": "ada@example.com", "password": PASSWORD},
+        errors=(
+            InvalidCredentials(),
+            InactiveAccount(),
+            UnsupportedGrantType(field="grant_type"),
+        ),
+        takes_device_id=True,
+    ),
+    "api.accounts.refresh_token": Operation(
+        "Change a refresh token for its successor",
+        "Answers with a new pair of tokens; the refresh token that was sent is then used up. Calls with the"
+        " same token at the same time, or again because the answer was lost, all get the one successor for"
+        " a short time. A token that was used up earlier is taken for stolen: its session ends.",
+        "Tokens",
+        form=forms.RefreshForm,
+        example={"refresh_token": shapes.TOKEN},
+        errors=(RefreshTokenExpired(), RefreshTokenInvalid(), SessionRevoked()),
+    ),
+    "api.accounts.get_current_user_info": Operation(
+        "Read your account", "The account behind the access token.", "User"
+    ),
+    "api.accounts.get_user": Operation(
+        "Read your account, by its other address", "The same as `GET /api/v1/auth/me`.", "User"
+    ),
+    "api.accounts.update_user": Operation(
+        "Change your details",
+        "Changes the members that are named and leaves the others as they are.",
+        "User",
+        form=forms.DetailsForm,
+        example={"first_name": "Augusta", "last_name": None},
+    ),
+}
