@@ -38,6 +38,8 @@ from tests.api.conftest import (
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.pages.conftest import Browser, elements
 
+pytestmark = pytest.mark.site
+
 MEBIBYTE = 1024 * 1024
 ON_BOTH_STORES = [pytest.mark.postgresql, pytest.mark.redis]
 SITE_ON_HEROKU = {

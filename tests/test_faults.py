@@ -25,6 +25,8 @@ from sqlalchemy import event
 from authsite import clock, create_app, database
 from tests import factories, services
 
+pytestmark = pytest.mark.site
+
 EMAIL = "ada@example.com"
 
 

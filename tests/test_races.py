@@ -31,6 +31,8 @@ from authsite.mail import outbox
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
 
+pytestmark = pytest.mark.site
+
 ROUNDS = 100
 
 

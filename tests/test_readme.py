@@ -7,6 +7,8 @@ import pytest
 
 from tests import services
 
+pytestmark = pytest.mark.site
+
 README = (services.ROOT / "README.md").read_text()
 
 

@@ -20,6 +20,8 @@ from tests import factories
 from tests.api.conftest import V1
 from tests.pages.conftest import Browser
 
+pytestmark = pytest.mark.site
+
 WARM_UPS = 5
 SAMPLES = 30
 TOLERANCE_SECONDS = 0.020
