@@ -1,6 +1,7 @@
 """One table from environment variables to settings; every problem is reported at once."""
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ EXAMPLE_SECRETS = frozenset(
         "development-secret-key-do-not-use-in-production",
     }
 )
+SERVICE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MIN_SECRET_BYTES = 32
 MIN_PASSWORD_LENGTH = 8
 
@@ -203,6 +205,19 @@ def _origins(text: str) -> list[str]:
     return origins
 
 
+def _service_clients(text: str) -> list[tuple[str, bytes]]:
+    """Return (name, SHA-256 of the secret) by entry; a name may stand twice while its secret rotates."""
+    entries = []
+    for entry in _list(text):
+        name, _, digest = entry.partition(":")
+        if not SERVICE_NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+            raise ValueError(
+                "must list name:sha256, as `flask service-client NAME` prints them, separated by commas"
+            )
+        entries.append((name, bytes.fromhex(digest)))
+    return entries
+
+
 def _base_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
@@ -252,6 +267,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
     "MAIL_DEFAULT_SENDER": ("MAIL_DEFAULT_SENDER", str, None),
     "SITE_NAME": ("SITE_NAME", str, "authsite"),
     "CORS_ORIGINS": ("CORS_ORIGINS", _origins, []),
+    "SERVICE_CLIENTS": ("SERVICE_CLIENTS", _service_clients, []),
     "PASSWORD_MIN_LENGTH": ("PASSWORD_MIN_LENGTH", _integer(MIN_PASSWORD_LENGTH, 64), 8),
     "REFRESH_GRACE_SECONDS": ("REFRESH_GRACE_SECONDS", _integer(0, 60), 30),
     "MAX_SESSIONS_PER_USER": ("MAX_SESSIONS_PER_USER", _integer(1, 10_000), 100),

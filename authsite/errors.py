@@ -113,6 +113,11 @@ class SessionNotFound(AuthsiteError):
     message = "Session not found"
 
 
+class InvalidClient(AuthsiteError):
+    code = "invalid_client"
+    message = "The service's name or secret is wrong"
+
+
 class ResetTokenInvalid(AuthsiteError):
     code = "reset_token_invalid"
     message = "Invalid or expired password reset token"

@@ -20,9 +20,12 @@ PUBLIC_API = {
     "api.accounts.refresh_token",
     "api.passwords.request_password_reset",
     "api.passwords.confirm_password_reset",
+    "api.services.revoke_token",
     "api.documentation.openapi_document",
     "api.documentation.docs",
 }
+# By a service's own name and secret.
+FOR_SERVICES = {"api.services.introspect_token"}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,8 @@ def test_every_api_route_demands_a_token_unless_it_is_on_the_short_public_list(r
         for method in rule.methods - {"OPTIONS", "HEAD"}:
             answer = bare_client.open(_address(rule), method=method, json={})
             assert answer.status_code == 401, (method, rule.rule)
-            assert answer.headers["WWW-Authenticate"] == "Bearer"
+            scheme = "Basic" if rule.endpoint in FOR_SERVICES else "Bearer"
+            assert answer.headers["WWW-Authenticate"].partition(" ")[0] == scheme
 
 
 def test_every_page_that_changes_something_demands_a_csrf_token(rules, bare_client):

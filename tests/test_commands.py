@@ -14,9 +14,18 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from authsite import accounts, clock, create_app, database, passwords, sessions
+from authsite import (
+    accounts,
+    clock,
+    config,
+    create_app,
+    database,
+    passwords,
+    service_clients,
+    sessions,
+)
 from authsite.database.models import OutgoingMail, PasswordReset, SignInFailures, User, UserSession
-from authsite.errors import InactiveAccount, InvalidCredentials, SessionRevoked
+from authsite.errors import InactiveAccount, InvalidClient, InvalidCredentials, SessionRevoked
 from authsite.mail import outbox
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
@@ -549,3 +558,23 @@ def test_mail_of_a_command_waits_for_a_worker_or_leaves_with_it(cli, ada):
     cli("set-password", ada.email, stdin=f"{NEW_PASSWORD}\n")
 
     assert [row.name for row in database.rows(select(OutgoingMail.name))] == ["password_changed"]
+
+
+def test_a_service_client_gets_a_secret_that_its_entry_lets_in(app, monkeypatch):
+    """Shown once; the entry holds its digest only."""
+    shown = app.test_cli_runner().invoke(args=["service-client", "billing"])
+    assert shown.exit_code == 0
+    secret, listed = (line.rpartition("  ")[2] for line in shown.output.splitlines())
+    assert secret not in listed
+    known = config.VARIABLES["SERVICE_CLIENTS"][1](listed)
+    monkeypatch.setitem(app.config, "SERVICE_CLIENTS", known)
+    with app.app_context():
+        assert service_clients.authenticate("billing", secret) == "billing"
+        with pytest.raises(InvalidClient):
+            service_clients.authenticate("billing", listed.rpartition(":")[2])
+    assert secret not in app.test_cli_runner().invoke(args=["service-client", "billing"]).output
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "a,b", "x" * 65, "ä"])
+def test_a_name_that_the_setting_could_not_hold_is_refused(app, name):
+    assert app.test_cli_runner().invoke(args=["service-client", name]).exit_code == 2

@@ -4,7 +4,7 @@ from flask import Blueprint
 
 from ..extensions import csrf
 from ..web import authentication
-from . import accounts, documentation, operations, passwords, sessions
+from . import accounts, documentation, operations, passwords, services, sessions
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 blueprint.before_request(authentication.from_bearer)
@@ -13,6 +13,7 @@ for _child in (
     accounts.blueprint,
     passwords.blueprint,
     sessions.blueprint,
+    services.blueprint,
     documentation.blueprint,
 ):
     # No cookie counts here, so there is no request to forge; a parent's exemption does not cover children.

@@ -81,17 +81,24 @@ def _curl(base_url: str, method: str, path: str, operation: dict[str, Any]) -> s
     words = [
         f"curl -X {method} {_quote(address)}" if method != "GET" else f"curl {_quote(address)}"
     ]
-    if operation["security"]:
+    if {"bearer": []} in operation["security"]:
         words.append('-H "Authorization: Bearer $ACCESS_TOKEN"')
+    if {"service": []} in operation["security"]:
+        words.append('-u "$SERVICE_NAME:$SERVICE_SECRET"')
     for media_type, body in operation.get("requestBody", {"content": {}})["content"].items():
-        members = body["example"] | {
-            name: SHELL_VARIABLES[name] for name in body["example"] if name in SHELL_VARIABLES
-        }
+        members = {name: _shell_value(name, each) for name, each in body["example"].items()}
         if media_type == openapi.JSON:
             words += [f"-H 'Content-Type: {media_type}'", f"-d {_quote(json.dumps(members))}"]
         else:
             words += [f"--data-urlencode {_quote(f'{name}={members[name]}')}" for name in members]
     return " \\\n  ".join(words)
+
+
+def _shell_value(name: str, example: Any) -> Any:
+    """Return the variable that stands for a secret member, or the example as it is."""
+    if name == "token" and example == shapes.TOKEN:
+        return "$ACCESS_TOKEN"
+    return SHELL_VARIABLES.get(name, example)
 
 
 def _quote(text: str) -> str:

@@ -43,15 +43,19 @@ REFRESH = Purpose("authsite:refresh", "rt+jwt", RefreshTokenExpired, RefreshToke
 
 
 class Claims(NamedTuple):
+    """What a token says; `issued_at` and `expires_at` in seconds since 1970, as they stand in it."""
+
     user_id: uuid.UUID
     session_id: uuid.UUID
     jti: str
+    issued_at: int
+    expires_at: int
 
 
 def access_token(*, user_id: uuid.UUID, session_id: uuid.UUID, issued_at: datetime) -> str:
     """Return an access token (RFC 9068 `typ`) that is good for 15 minutes while its session lives."""
-    expires_at = issued_at + ACCESS_LIFETIME
-    return _encode(ACCESS, Claims(user_id, session_id, new_jti()), issued_at, expires_at)
+    seconds = _seconds(issued_at), _seconds(issued_at + ACCESS_LIFETIME)
+    return _encode(ACCESS, Claims(user_id, session_id, new_jti(), *seconds))
 
 
 def refresh_token(
@@ -63,7 +67,8 @@ def refresh_token(
     expires_at: datetime,
 ) -> str:
     """Return the refresh token that names the session's current `jti`."""
-    return _encode(REFRESH, Claims(user_id, session_id, jti), issued_at, expires_at)
+    seconds = _seconds(issued_at), _seconds(expires_at)
+    return _encode(REFRESH, Claims(user_id, session_id, jti, *seconds))
 
 
 def read(token: str, purpose: Purpose, *, even_expired: bool = False) -> Claims:
@@ -84,7 +89,13 @@ def read(token: str, purpose: Purpose, *, even_expired: bool = False) -> Claims:
             raise purpose.invalid()
         if claims["exp"] <= now - LEEWAY_SECONDS and not even_expired:
             raise purpose.expired()
-        return Claims(uuid.UUID(claims["sub"]), uuid.UUID(claims["sid"]), _text(claims["jti"]))
+        return Claims(
+            uuid.UUID(claims["sub"]),
+            uuid.UUID(claims["sid"]),
+            _text(claims["jti"]),
+            claims["iat"],
+            claims["exp"],
+        )
     # Not signed by us; or by us, who would never have written it.
     except (ValueError, LookupError, TypeError, AttributeError):
         raise purpose.invalid() from None
@@ -137,7 +148,7 @@ def _verify(token: str, key: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", claims)
 
 
-def _encode(purpose: Purpose, claims: Claims, issued_at: datetime, expires_at: datetime) -> str:
+def _encode(purpose: Purpose, claims: Claims) -> str:
     secret: str = current_app.config["SECRET_KEY"]
     return jwt.encode(
         {
@@ -146,8 +157,8 @@ def _encode(purpose: Purpose, claims: Claims, issued_at: datetime, expires_at: d
             "sub": str(claims.user_id),
             "sid": str(claims.session_id),
             "jti": claims.jti,
-            "iat": int(issued_at.timestamp()),
-            "exp": int(expires_at.timestamp()),
+            "iat": claims.issued_at,
+            "exp": claims.expires_at,
         },
         derived_key(secret, purpose.audience),
         algorithm=ALGORITHM,
@@ -184,6 +195,10 @@ def _serializer(purpose: str, all_secrets: tuple[str, ...]) -> URLSafeTimedSeria
 def _secrets() -> tuple[str, ...]:
     config = current_app.config
     return (config["SECRET_KEY"], *config["SECRET_KEY_FALLBACKS"])
+
+
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())
 
 
 def _text(value: object) -> str:

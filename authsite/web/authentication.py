@@ -4,6 +4,7 @@ import functools
 import re
 import secrets
 import uuid
+from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
@@ -24,13 +25,12 @@ from flask import (
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from werkzeug.exceptions import HTTPException
 
-from .. import accounts, clock, database, sessions
+from .. import accounts, clock, database, service_clients, sessions
 from ..clients import places
 from ..crypto import tokens
 from ..database.models import MAX_USER_AGENT
-from ..errors import InvalidInput, MalformedRequest, NotAuthenticated, SessionRevoked
-from . import headers
-from .limits import canonical_address
+from ..errors import InvalidClient, InvalidInput, MalformedRequest, NotAuthenticated, SessionRevoked
+from . import headers, limits
 
 HINTS = (
     "sec-ch-ua",
@@ -39,6 +39,7 @@ HINTS = (
     "sec-ch-ua-platform",
     "sec-ch-ua-platform-version",
 )
+MAX_BASIC = 512
 DEVICE_ID_HEADER = "X-Device-Id"
 DEVICE_COOKIE_LIFETIME = timedelta(days=400)  # browsers keep none for longer
 SIGNED_OUT_ELSEWHERE = "This device was signed out. Sign in again to continue."
@@ -75,6 +76,18 @@ def public(view: View) -> View:
     return view
 
 
+def service_client() -> str:
+    """Return the name of the service that asks (HTTP Basic, RFC 7617); raise InvalidClient.
+
+    Only a wrong secret is counted: a right one may ask as often as its product is used.
+    """
+    try:
+        return service_clients.authenticate(*_basic_credentials())
+    except InvalidClient:
+        limits.service_secret.count()
+        raise
+
+
 def from_bearer() -> None:
     """Read the session behind the bearer token (RFC 6750 §2.1), unless the view is public.
 
@@ -101,6 +114,18 @@ def _claims() -> tuple[Any, Any]:
         raise MalformedRequest("Send the access token in the Authorization header only")
     claims = tokens.read(token.strip(" "), tokens.ACCESS)
     return claims.session_id, claims.user_id
+
+
+def _basic_credentials() -> tuple[str, str]:
+    header = request.headers.get("Authorization", "")
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic" or len(header) > MAX_BASIC:
+        raise InvalidClient
+    try:
+        name, _, secret = b64decode(encoded.strip(" "), validate=True).decode().partition(":")
+    except ValueError:
+        raise InvalidClient from None
+    return name, secret
 
 
 def from_cookie() -> None:
@@ -265,7 +290,7 @@ def _client(device_id: str | None, device_name: str | None) -> sessions.Client:
 
 def remote_address() -> str | None:
     """Return the canonical address of the peer, or None where it has none (a Unix socket)."""
-    address = canonical_address(request.remote_addr)
+    address = limits.canonical_address(request.remote_addr)
     return str(address) if address else None
 
 

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from functools import lru_cache
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -35,7 +36,11 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 HEALTH = ("/healthz", "/readyz")
+# What a browser has no business with: a service's secret does not belong in a page, so no origin may read it.
+FOR_SERVICES = frozenset({"/api/v1/auth/introspect"})
 UNLOGGED = (*HEALTH, "/static/")
+# A product asks at each of its own requests, which it logs itself.
+UNLOGGED_SUCCESSES = FOR_SERVICES
 HSTS = "max-age=63072000; includeSubDomains"
 CORS_HEADERS = "Authorization, Content-Type, X-Device-Id, X-Request-Id"
 CORS_EXPOSED = "RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
@@ -126,7 +131,7 @@ def _insist_on_https() -> BaseResponse | None:
 
 
 def _add(response: Response) -> Response:
-    if is_api():
+    if is_api() and request.path not in FOR_SERVICES:
         _allow_origin(response)
     if request.endpoint == "static" and response.status_code in {200, 206, 304}:
         response.headers["Cache-Control"] = _static_caching()
@@ -137,7 +142,9 @@ def _add(response: Response) -> Response:
 
 def _log(status: int, began_at: float) -> None:
     """Log the request in one line; never its query, which may hold a reset token."""
-    if request.path.startswith(UNLOGGED):
+    if request.path.startswith(UNLOGGED) or (
+        status == HTTPStatus.OK and request.path in UNLOGGED_SUCCESSES
+    ):
         return
     session = g.get("session")
     refusal = "refused" if status < 500 else "error"

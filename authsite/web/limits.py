@@ -54,14 +54,16 @@ class Limit:
     def __call__(self, view: View) -> View:
         @functools.wraps(view)
         def limited(*args: Any, **kwargs: Any) -> Any:
-            if current_app.config["RATELIMIT_ENABLED"]:
-                self._count()
+            self.count()
             return view(*args, **kwargs)
 
         limited.limit = self  # type: ignore[attr-defined]
         return cast(View, limited)
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Count one request of this client, or raise TooManyAttempts."""
+        if not current_app.config["RATELIMIT_ENABLED"]:
+            return
         store: Store = current_app.extensions["limit_store"]
         window = store.hit(f"{self.name}:{self.key()}", self.per_minute)
         g.limit = self, window
@@ -238,6 +240,8 @@ update_account = Limit("update-account", 30, by_user)
 change_password = Limit("change-password", 5, by_user)
 request_reset = Limit("request-reset", 3, by_address)
 confirm_reset = Limit("confirm-reset", 5, by_address)
+service_secret = Limit("service-secret", 10, by_address)
+revoke_token = Limit("revoke-token", 10, by_address)
 logout = Limit("logout", 10, by_user)
 logout_all = Limit("logout-all", 5, by_user)
 list_sessions = Limit("list-sessions", 30, by_user)

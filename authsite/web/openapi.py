@@ -46,10 +46,12 @@ class Operation(NamedTuple):
     status: int = 200
     message: str = ""  # the words of an answer that is a Message
     form: type[forms.Form] | None = None
+    members: Mapping[str, Mapping[str, Any]] | None = None  # of a urlencoded body without a form
     example: Mapping[str, Any] | None = None  # of a request
     errors: tuple[AuthsiteError, ...] = ()  # beside those of _common_errors
     takes_device_id: bool = False
     may_lack_body: bool = False
+    is_for_services: bool = False  # HTTP Basic instead of a bearer token
     answer_type: str = JSON
     is_conditional: bool = False
 
@@ -138,6 +140,7 @@ def _build() -> dict[str, Any]:
     spec.components.security_scheme(
         "bearer", {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
     )
+    spec.components.security_scheme("service", {"type": "http", "scheme": "basic"})
     token_url = f"{base_url}/api/v1/auth/login/oauth"
     spec.components.security_scheme(
         "oauth2", {"type": "oauth2", "flows": {"password": {"tokenUrl": token_url, "scopes": {}}}}
@@ -170,7 +173,7 @@ class Place(NamedTuple):
 
     @property
     def is_oauth(self) -> bool:
-        return self.endpoint == problems.OAUTH_ENDPOINT
+        return self.endpoint in problems.OAUTH_ENDPOINTS
 
 
 def _describe(spec: APISpec, place: Place) -> dict[str, Any]:
@@ -188,12 +191,22 @@ def _describe(spec: APISpec, place: Place) -> dict[str, Any]:
         "summary": operation.summary,
         "description": "\n\n".join(description),
         "parameters": parameters,
-        "security": [] if place.is_public else [{"bearer": []}, {"oauth2": []}],
+        "security": _security(place),
         "responses": _answers(place) | _refusals(spec, place),
     }
     if operation.form:
         described["requestBody"] = _body(place, operation.form)
+    if operation.members:
+        schema = {"type": "object", "properties": operation.members, "required": ["token"]}
+        content = {URLENCODED: {"schema": schema, "example": operation.example}}
+        described["requestBody"] = {"required": True, "content": content}
     return described
+
+
+def _security(place: Place) -> list[dict[str, list[str]]]:
+    if place.operation.is_for_services:
+        return [{"service": []}]
+    return [] if place.is_public else [{"bearer": []}, {"oauth2": []}]
 
 
 def _tag(endpoint: str) -> str:
@@ -273,6 +286,9 @@ def _answers(place: Place) -> dict[str, Any]:
     """Return what an operation answers with when all is well."""
     operation, schema = place.operation, shapes.SCHEMAS[place.operation.answer]
     content: dict[str, Any] = {"schema": operation.answer}
+    if operation.answer == "Nothing":
+        headers = _headers(place, HTTPStatus(operation.status))
+        return {str(operation.status): {"description": schema["description"], "headers": headers}}
     if operation.message:
         content["example"] = {"success": True, "message": operation.message}
     elif "examples" in schema:
@@ -336,15 +352,17 @@ def _common_errors(place: Place) -> list[AuthsiteError | HTTPStatus]:
     if form := place.operation.form:
         refusal = _refusal(form, {}) or _refusal(form, dict.fromkeys(_fields(form), 1))
         assert refusal
-        errors += [UnsupportedMediaType(), HTTPStatus.REQUEST_ENTITY_TOO_LARGE, refusal]
-    if place.limit:
+        errors.append(refusal)
+    if place.operation.form or place.operation.members:
+        errors += [UnsupportedMediaType(), HTTPStatus.REQUEST_ENTITY_TOO_LARGE]
+    if place.limit or place.operation.is_for_services:
         errors += [HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE]
     return errors
 
 
 def _headers(place: Place, status: HTTPStatus) -> dict[str, str]:
     names = ["X-Request-Id", *shapes.HEADERS_OF_STATUS.get(status, [])]
-    if place.limit:
+    if place.limit or (place.operation.is_for_services and status >= HTTPStatus.BAD_REQUEST):
         names += ["RateLimit", "RateLimit-Policy"]
     return {name: name for name in names}
 

@@ -19,6 +19,7 @@ STATUSES: dict[type[errors.AuthsiteError], int] = {
     errors.UnsupportedGrantType: 400,
     errors.InvalidCredentials: 401,
     errors.InactiveAccount: 401,
+    errors.InvalidClient: 401,
     errors.NotAuthenticated: 401,
     errors.TokenExpired: 401,
     errors.TokenInvalid: 401,
@@ -50,13 +51,21 @@ CODES = {
     503: ("service_unavailable", "The service is unavailable. Try again later."),
 }
 
-# RFC 6749 §5.2, for the one endpoint that OAuth libraries call.
-OAUTH_ENDPOINT = "api.accounts.login_oauth"
+# RFC 6749 §5.2, for the endpoints that OAuth libraries call.
+OAUTH_ENDPOINTS = frozenset(
+    {"api.accounts.login_oauth", "api.services.introspect_token", "api.services.revoke_token"}
+)
 OAUTH_ERRORS = {
+    errors.InvalidClient: "invalid_client",
     errors.InvalidCredentials: "invalid_grant",
     errors.InactiveAccount: "invalid_grant",
     errors.UnsupportedGrantType: "unsupported_grant_type",
 }
+
+# How to authenticate after a 401 of this code, where it is not a bearer token that is missing (RFC 6750 §3).
+CHALLENGES = dict.fromkeys(
+    ("token_expired", "token_invalid", "session_revoked"), 'Bearer error="invalid_token"'
+) | {"invalid_client": 'Basic realm="authsite"'}
 
 # A fault of the database, not of the request: gone, too slow, locked, full.
 UNAVAILABLE = (OperationalError, InterfaceError, TimeoutError, psycopg.OperationalError)
@@ -94,10 +103,7 @@ def answer(
     else:
         response = _page(status, retry_after, None if detail == default_detail else detail)
     if status == HTTPStatus.UNAUTHORIZED:
-        is_bad = code in {"token_expired", "token_invalid", "session_revoked"}
-        response.headers["WWW-Authenticate"] = (
-            'Bearer error="invalid_token"' if is_bad else "Bearer"
-        )
+        response.headers["WWW-Authenticate"] = CHALLENGES.get(code, "Bearer")
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response
@@ -122,7 +128,7 @@ def _problem(
         "request_id": headers.request_id(),
         "errors": [{"code": code, "message": text, "field": field} for field, text in members],
     }
-    if request.endpoint == OAUTH_ENDPOINT:
+    if request.endpoint in OAUTH_ENDPOINTS:
         problem |= {"error": oauth_error or "invalid_request", "error_description": detail}
     text = current_app.json.dumps(problem)
     return Response(text, status, content_type="application/problem+json")

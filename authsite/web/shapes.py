@@ -25,6 +25,7 @@ CODES = {
     " new sign-in of this device, or ended because the password changed or a used refresh token came"
     " back. Throw both tokens away and sign in again; do not refresh.",
     "forbidden": "You are signed in, but this is not yours; or the request did not come over https.",
+    "invalid_client": "The service's name or secret is missing or wrong. Send both by HTTP Basic.",
     "email_taken": "An account with this e-mail address exists already.",
     "validation_error": "The body was read, but its members are not all right. Each entry of errors"
     " names one in field, with words that can be shown to people.",
@@ -211,13 +212,46 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                 {
                     "error": {
                         "type": "string",
-                        "enum": ["invalid_request", "invalid_grant", "unsupported_grant_type"],
+                        "enum": [
+                            "invalid_request",
+                            "invalid_client",
+                            "invalid_grant",
+                            "unsupported_grant_type",
+                        ],
                     },
                     "error_description": text(),
                 },
             ),
         ],
     },
+    "Introspection": {
+        "type": "object",
+        "description": "Whose access token it is; of any other token `active: false` alone.",
+        "required": ["active"],
+        "properties": {
+            "active": {"type": "boolean"},
+            "token_type": {"type": "string", "const": "Bearer"},
+            "iss": text(description="Who issued it."),
+            "sub": ID | {"description": "The user's id."},
+            "sid": ID | {"description": "The session's id, which the devices page shows."},
+            "iat": {"type": "integer", "description": "Seconds since 1970."},
+            "exp": {"type": "integer", "description": "Seconds since 1970."},
+            "client_id": text(description="The service that asks."),
+        },
+        "examples": [
+            {
+                "active": True,
+                "token_type": "Bearer",
+                "iss": "authsite",
+                "sub": USER["id"],
+                "sid": SESSION["id"],
+                "iat": 1_795_716_240,
+                "exp": 1_795_717_140,
+                "client_id": "billing",
+            }
+        ],
+    },
+    "Nothing": {"description": "It is done; the body is empty."},
     "Document": {"type": "object", "description": "An OpenAPI document."},
     "Page": {"type": "string", "description": "A page of HTML."},
 }
@@ -243,9 +277,10 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "integer", "minimum": 1},
     },
     "WWW-Authenticate": {
-        "description": 'Bearer; with error="invalid_token" if a token came and is not good (RFC 6750).',
+        "description": 'Bearer; with error="invalid_token" if a token came and is not good (RFC 6750). Basic'
+        " for services.",
         "required": True,
-        "schema": text(pattern="^Bearer"),
+        "schema": text(pattern="^(Bearer|Basic)"),
     },
     "ETag": {"description": "Changes with the document.", "schema": text()},
 }

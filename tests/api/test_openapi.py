@@ -1,5 +1,6 @@
 """The document and its page: what they say is what the API does."""
 
+import base64
 import copy
 import inspect
 import json
@@ -17,7 +18,7 @@ from openapi_schema_validator import OAS31Validator, oas31_format_checker
 from openapi_spec_validator import validate
 from werkzeug.test import TestResponse
 
-from authsite import accounts, clock, create_app, database, errors
+from authsite import accounts, clock, create_app, database, errors, service_clients
 from authsite.extensions import limiter
 from authsite.web import openapi, problems
 from tests import services
@@ -51,6 +52,8 @@ OPERATION_IDS = {
     ("DELETE", "/sessions/{session_id}"): "revoke_session",
     ("DELETE", "/sessions/me/others"): "revoke_other_sessions",
     ("DELETE", "/sessions/me/expired"): "cleanup_expired_sessions",
+    ("POST", "/auth/introspect"): "introspect_token",
+    ("POST", "/auth/revoke"): "revoke_token",
     ("GET", "/openapi.json"): "openapi_document",
     ("GET", "/docs"): "docs",
 }
@@ -59,7 +62,7 @@ CODES = {
     *("token_invalid", "session_revoked", "forbidden", "email_taken", "validation_error"),
     *("malformed_request", "unsupported_media_type", "payload_too_large", "not_found"),
     *("method_not_allowed", "rate_limited", "reset_token_invalid", "service_unavailable"),
-    "internal_error",
+    *("internal_error", "invalid_client"),
 }
 UNKNOWN_ID = "01a214d0-0a14-7a82-b9ec-9e64ba990d5e"
 
@@ -93,7 +96,7 @@ class Document:
         """Hold an instance to a schema; strictly, no member may be there that is not documented."""
         components = copy.deepcopy(self.root["components"])
         if strictly:
-            for name in ("User", "Session", "SessionList", "Tokens", "Message"):
+            for name in ("User", "Session", "SessionList", "Tokens", "Message", "Introspection"):
                 components["schemas"][name]["additionalProperties"] = False
         OAS31Validator(
             {"components": components, **schema}, format_checker=oas31_format_checker
@@ -265,8 +268,10 @@ def test_operations_demand_a_token_exactly_where_the_document_says_so(bare_clien
         answer = bare_client.open(
             path.replace("{session_id}", UNKNOWN_ID), method=method, data="no JSON"
         )
-        demands = answer.headers.get("WWW-Authenticate") == "Bearer"
-        assert demands == bool(operation["security"]), operation_id
+        schemes = {scheme for each in operation["security"] for scheme in each}
+        demanded = answer.headers.get("WWW-Authenticate", "").partition(" ")[0]
+        assert (demanded == "Bearer") == ("bearer" in schemes), operation_id
+        assert (demanded == "Basic") == ("service" in schemes), operation_id
 
 
 def test_addresses_in_the_document_are_those_of_public_base_url_whatever_host_was_asked():
@@ -327,7 +332,14 @@ def variables(client):
         "REFRESH_TOKEN": held["refresh_token"],
         "SESSION_ID": session_id(other),
         "RESET_TOKEN": reset_token_from_outbox(client.application),
+        **service(client),
     }
+
+
+def service(client):
+    """Return the name and secret of a service that this application knows."""
+    client.application.config["SERVICE_CLIENTS"] = [("billing", service_clients.digest("hidden"))]
+    return {"SERVICE_NAME": "billing", "SERVICE_SECRET": "hidden"}
 
 
 def run(client, command, shell):
@@ -343,6 +355,9 @@ def run(client, command, shell):
             case "-H":
                 name, _, value = words.pop(0).partition(": ")
                 headers[name] = value
+            case "-u":
+                encoded = base64.b64encode(words.pop(0).encode()).decode()
+                headers["Authorization"] = f"Basic {encoded}"
             case "-d":
                 body = words.pop(0)
             case "--data-urlencode":
@@ -526,6 +541,9 @@ REFUSALS = [
         ),
     ),
     ("confirm_password_reset", 400, "reset_token_invalid", plainly("confirm_password_reset")),
+    ("introspect_token", 401, "invalid_client", plainly("introspect_token")),
+    ("revoke_token", 400, "malformed_request", plainly("revoke_token", data={"token": ""})),
+    ("revoke_token", 415, "unsupported_media_type", plainly("revoke_token", json={})),
     ("logout", 403, "forbidden", logout_of_a_stranger),
     ("rename_session", 403, "forbidden", with_a_strangers_session("rename_session")),
     ("rename_session", 404, "not_found", with_token("rename_session")),
