@@ -15,10 +15,11 @@ from .errors import EmailTaken, InactiveAccount, InvalidCredentials, UnknownAcco
 
 
 class Authenticated(NamedTuple):
-    """An account whose password was right, and when that password was set."""
+    """An account whose password was right, when that was set, and since when it is not enough alone."""
 
     account: Account
     password_changed_at: datetime
+    two_step_since: datetime | None = None
 
 
 def register(
@@ -88,7 +89,7 @@ def authenticate(email: str, password: str, *, browser: str | None = None) -> Au
         events.record("login", outcome="refused", user_id=found.id, code=InactiveAccount.code)
         raise InactiveAccount
     _renew_hash(found, password)
-    return Authenticated(_account(found), found.password_changed_at)
+    return Authenticated(_account(found), found.password_changed_at, found.two_step_since)
 
 
 def update_details(user_id: uuid.UUID, changes: Mapping[str, str | None]) -> Account:
@@ -181,5 +182,6 @@ _BY_EMAIL_WITH_FAILURES = select(
     *ACCOUNT_COLUMNS,
     User.password_hash,
     User.password_changed_at,
+    User.two_step_since,
     throttling.HAS_FAILURES.label("has_failures"),
 ).select_from(_NOBODY.outerjoin(User, User.email == bindparam("email")))

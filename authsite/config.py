@@ -270,6 +270,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
     "SERVICE_CLIENTS": ("SERVICE_CLIENTS", _service_clients, []),
     "PASSWORD_MIN_LENGTH": ("PASSWORD_MIN_LENGTH", _integer(MIN_PASSWORD_LENGTH, 64), 8),
     "REFRESH_GRACE_SECONDS": ("REFRESH_GRACE_SECONDS", _integer(0, 60), 30),
+    "TRUSTED_BROWSER_DAYS": ("TRUSTED_BROWSER_DAYS", _integer(0, 365), 30),
     "MAX_SESSIONS_PER_USER": ("MAX_SESSIONS_PER_USER", _integer(1, 10_000), 100),
     "RATELIMIT_ENABLED": ("RATELIMIT_ENABLED", _flag, True),
     "GEOIP_DATABASE": ("GEOIP_DATABASE", str, None),

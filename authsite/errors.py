@@ -126,3 +126,42 @@ class ResetTokenInvalid(AuthsiteError):
 class UnsupportedGrantType(AuthsiteError):
     code = "validation_error"
     message = "The grant type must be password"
+
+
+class SecondStepRequired(AuthsiteError):
+    """The password was right, and is not enough. `mfa_token` is the pending sign-in."""
+
+    code = "mfa_required"
+    message = "Enter the code from your authenticator app to finish signing in"
+
+    def __init__(self, mfa_token: str, methods: list[str]) -> None:
+        super().__init__(None if "otp" in methods else self.without_app)
+        self.mfa_token = mfa_token
+        self.methods = methods
+
+    without_app = "Use your passkey or a recovery code to finish signing in"
+
+
+class InvalidCode(AuthsiteError):
+    code = "invalid_code"
+    message = "The code is wrong or has been used"
+
+
+class MfaTokenInvalid(AuthsiteError):
+    code = "mfa_token_invalid"
+    message = "The sign-in has expired or was completed. Start again."
+
+
+class SetupTokenInvalid(AuthsiteError):
+    code = "setup_token_invalid"
+    message = "The setup has expired. Start again."
+
+
+class NoSecondStep(AuthsiteError):
+    code = "no_second_step"
+    message = "Add an authenticator app or a passkey first"
+
+
+class AlreadyReplaced(AuthsiteError):
+    code = "already_replaced"
+    message = "These recovery codes have been replaced already"

@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, case, delete, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -29,6 +30,21 @@ WINDOW = timedelta(minutes=15)
 MAX_RECENT = 10
 MAX_CONSECUTIVE = 100
 ONLY_A_RESET_HELPS = "Too many attempts. Reset your password to sign in again."
+
+
+class Most(NamedTuple):
+    """How many wrong ones a count may hold: in one window, and without a right one between them."""
+
+    recent: int
+    consecutive: int
+
+
+PASSWORDS = Most(MAX_RECENT, MAX_CONSECUTIVE)
+# Of 10⁶ codes three are right at a time: 50 tries find one in 0.015 % of all cases.
+SECOND_STEPS = Most(5, 50)
+ONLY_ANOTHER_WAY_HELPS = (
+    "Too many wrong codes. Use a passkey, or ask the operator of this site for help."
+)
 
 
 class Attempt:
@@ -68,6 +84,35 @@ def attempt(
             )
 
 
+@contextmanager
+def second_step(user_id: uuid.UUID) -> Iterator[Attempt]:
+    """Evaluate one code of an account in the block, or raise TooManyAttempts before it begins.
+
+    It is counted before it is evaluated. A stranger cannot fill the count: the step is reached with the
+    password only. A right password does not clear it, a right second step does.
+    """
+    now = clock.now()
+    key = tokens.keyed_digest("second step", str(user_id))
+    if not _add(key, now, up_to=SECOND_STEPS):
+        events.record("second_step", outcome="lockout", user_id=user_id)
+        raise _too_many(key, now, SECOND_STEPS, ONLY_ANOTHER_WAY_HELPS)
+    this = Attempt()
+    yield this
+    if this.is_right:
+        database.run(_FORGET, {"counter": key})
+
+
+def wrong_second_steps(user_id: uuid.UUID) -> int:
+    """Return how many wrong codes stand on the account's count."""
+    found = database.row(_FAILURES, {"counter": tokens.keyed_digest("second step", str(user_id))})
+    return found.consecutive if found else 0
+
+
+def forget_second_step(user_id: uuid.UUID) -> None:
+    """Start an account's count of wrong codes afresh."""
+    database.run(_FORGET, {"counter": tokens.keyed_digest("second step", str(user_id))})
+
+
 def key_for(email: str, known_browser: str | None = None) -> bytes:
     """Return the counter of an address; all spellings of it that look alike share one."""
     address = unicodedata.normalize("NFKC", email.strip()).casefold()
@@ -91,27 +136,32 @@ def _counter_with_room(
 ) -> bytes:
     """Put the attempt on a count that is not full and return it, or raise TooManyAttempts."""
     key = key_for(email)
-    if _add(key, now, up_to_limit=True):
+    if _add(key, now, up_to=PASSWORDS):
         return key
     if known_browser is not None:
         key = key_for(email, known_browser)
-        if _add(key, now, up_to_limit=True):
+        if _add(key, now, up_to=PASSWORDS):
             return key
     events.record("lockout", outcome="refused", user_id=user_id)
+    raise _too_many(key, now, PASSWORDS, ONLY_A_RESET_HELPS)
+
+
+def _too_many(key: bytes, now: datetime, most: Most, for_good: str) -> TooManyAttempts:
+    """Return the refusal of a count that is full: until its window has passed, or `for_good`."""
     failures = database.row(_FAILURES, {"counter": key})
-    if failures is not None and failures.consecutive >= MAX_CONSECUTIVE:
-        raise TooManyAttempts(int(WINDOW.total_seconds()), ONLY_A_RESET_HELPS)
+    if failures is not None and failures.consecutive >= most.consecutive:
+        return TooManyAttempts(int(WINDOW.total_seconds()), for_good)
     ends_at = failures.window_ends_at if failures else now
-    raise TooManyAttempts(math.ceil((ends_at - now).total_seconds()))
+    return TooManyAttempts(math.ceil((ends_at - now).total_seconds()))
 
 
-def _add(key: bytes, now: datetime, *, up_to_limit: bool = False) -> bool:
-    """Add one wrong password; `up_to_limit` adds none where the limit has been reached. Return if it did."""
+def _add(key: bytes, now: datetime, *, up_to: Most | None = None) -> bool:
+    """Add one wrong one; with `up_to` none where so many have been reached. Return whether it did."""
     insert = (sqlite if database.is_sqlite() else postgresql).insert(SignInFailures)
     is_over = SignInFailures.window_ends_at <= now
-    is_allowed = and_(
-        or_(is_over, SignInFailures.recent < MAX_RECENT),
-        SignInFailures.consecutive < MAX_CONSECUTIVE,
+    is_allowed = up_to and and_(
+        or_(is_over, SignInFailures.recent < up_to.recent),
+        SignInFailures.consecutive < up_to.consecutive,
     )
     added = insert.values(key=key, recent=1, window_ends_at=now + WINDOW, consecutive=1)
     added = added.on_conflict_do_update(
@@ -121,7 +171,7 @@ def _add(key: bytes, now: datetime, *, up_to_limit: bool = False) -> bool:
             "window_ends_at": case((is_over, now + WINDOW), else_=SignInFailures.window_ends_at),
             "consecutive": SignInFailures.consecutive + 1,
         },
-        where=is_allowed if up_to_limit else None,
+        where=is_allowed,
     )
     return database.row(added.returning(SignInFailures.recent)) is not None
 

@@ -50,6 +50,7 @@ def problems(environ: dict) -> list[str]:
         ("SITE_NAME", "SITE_NAME", "authsite"),
         ("CORS_ORIGINS", "CORS_ORIGINS", []),
         ("SERVICE_CLIENTS", "SERVICE_CLIENTS", []),
+        ("TRUSTED_BROWSER_DAYS", "TRUSTED_BROWSER_DAYS", 30),
         ("PASSWORD_MIN_LENGTH", "PASSWORD_MIN_LENGTH", 8),
         ("REFRESH_GRACE_SECONDS", "REFRESH_GRACE_SECONDS", 30),
         ("MAX_SESSIONS_PER_USER", "MAX_SESSIONS_PER_USER", 100),

@@ -119,6 +119,7 @@ def test_a_sign_in_through_the_api_is_a_row_with_its_facts(ada):
         "rotated_at": NOON,
         "cookie_digest": None,
         "is_remembered": True,
+        "signed_in_with": "password",
         "device_name": "Chrome on Windows",
         "given_name": None,
         "browser": "Chrome",

@@ -159,7 +159,10 @@ def rows(
         return connection.execute(statement, parameters).all()
 
 
-def run(statement: Executable, parameters: Mapping[str, Any] | None = None) -> int:
+def run(
+    statement: Executable,
+    parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+) -> int:
     """Execute a statement and return how many rows it changed."""
     with _connected() as connection:
         return connection.execute(statement, parameters, execution_options=_COUNTED).rowcount

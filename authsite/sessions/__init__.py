@@ -23,7 +23,8 @@ from .resuming import (
     touch,
 )
 from .rotation import rotate
-from .starting import Client, is_known_browser, start
+from .starting import Client, describe, is_known_browser, start
+from .trusted import Trust, distrust_all, distrust_device, is_trusted, trust, trusted_count
 
 __all__ = [
     "ABSOLUTE_LIFETIME",
@@ -34,15 +35,20 @@ __all__ = [
     "Client",
     "Grant",
     "Resumed",
+    "Trust",
     "active_for",
     "cookie_digest",
     "count_before",
     "delete_dead",
     "delete_own_dead",
+    "describe",
+    "distrust_all",
+    "distrust_device",
     "end",
     "end_all",
     "find_own",
     "is_known_browser",
+    "is_trusted",
     "recently_ended_for",
     "rename",
     "renew_cookie",
@@ -53,4 +59,6 @@ __all__ = [
     "start",
     "statistics",
     "touch",
+    "trust",
+    "trusted_count",
 ]

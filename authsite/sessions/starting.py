@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from flask import current_app
-from sqlalchemy import Uuid, and_, bindparam, exists, func, insert, or_, select
+from sqlalchemy import Boolean, Uuid, and_, bindparam, exists, func, insert, or_, select
 
 from .. import clock, database, events
 from ..clients import devices
@@ -54,14 +54,18 @@ def start(
     client: Client,
     entrance: str,
     is_remembered: bool = True,
+    signed_in_with: str = "password",
 ) -> Grant:
     """Sign a device in. Raise InvalidCredentials if the password has changed since it was verified.
+
+    So it is for a password alone where the user has a second step: no entrance can forget to ask for it, and
+    one that is turned on meanwhile counts. `signed_in_with` is one of WAYS_TO_SIGN_IN.
 
     The same device (by its id) takes over from its older session, the least recently used session
     beyond MAX_SESSIONS_PER_USER ends, and the owner is told of a device not seen before.
     """
     now = clock.now()
-    device = _describe(client)
+    device = describe(client)
     cookie_secret = secrets.token_urlsafe(32) if entrance == "page" else None
     jti = None if cookie_secret else tokens.new_jti()
     absolute = now + ABSOLUTE_LIFETIME
@@ -75,6 +79,7 @@ def start(
         "cookie_digest": cookie_digest(cookie_secret) if cookie_secret else None,
         "rotated_at": now,
         "is_remembered": is_remembered,
+        "signed_in_with": signed_in_with,
         "device_name": device.name,
         "browser": device.browser,
         "os": device.os,
@@ -90,7 +95,11 @@ def start(
         "absolute_expires_at": absolute,
     }
     with database.transaction():
-        if not database.run(_INSERT, session | {"seen_password_changed_at": password_changed_at}):
+        guards = {
+            "seen_password_changed_at": password_changed_at,
+            "second_step_is_done": signed_in_with != "password",
+        }
+        if not database.run(_INSERT, session | guards):
             raise InvalidCredentials
         earlier = database.row(_EARLIER, session | {"now": now})
         _make_room(session, earlier, now)
@@ -105,7 +114,8 @@ def is_known_browser(user_id: uuid.UUID | None, device_id: str) -> bool:
     return database.row(_KNOWN_BROWSER, {"user_id": user_id, "device_id": device_id}) is not None
 
 
-def _describe(client: Client) -> devices.Device:
+def describe(client: Client) -> devices.Device:
+    """Return what a person would call the device, and what it is."""
     device = devices.describe(client.user_agent, dict(client.hints))
     if client.device_name and device.browser is None:
         return device._replace(name=client.device_name[:MAX_DEVICE_NAME])
@@ -162,6 +172,7 @@ _INSERT = insert(UserSession).from_select(
         User.id == USER_ID,
         User.is_active,
         User.password_changed_at == bindparam("seen_password_changed_at", type_=UtcDateTime()),
+        or_(User.two_step_since.is_(None), bindparam("second_step_is_done", type_=Boolean())),
     )
     .with_for_update(key_share=True, of=User),
     include_defaults=False,

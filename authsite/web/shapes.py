@@ -38,6 +38,15 @@ CODES = {
     " does answer to.",
     "rate_limited": "Too many requests, or too many wrong passwords for one account. Wait for the"
     " seconds in Retry-After.",
+    "mfa_required": "The password is right, and the account asks for a second step. Send mfa_token with a"
+    " code to POST /api/v1/auth/login/second-step.",
+    "invalid_code": "The code is wrong, or has been used: each works once. Ask for the next one.",
+    "mfa_token_invalid": "The pending sign-in took more than ten minutes, was completed, or the password"
+    " has changed meanwhile. Sign in again.",
+    "setup_token_invalid": "The setup of an authenticator app took more than 15 minutes, or began in"
+    " another session. Begin again.",
+    "no_second_step": "There is no authenticator app and no passkey yet.",
+    "already_replaced": "Somebody has made new recovery codes since. Read the current set's id first.",
     "reset_token_invalid": "The reset link has been used, has expired, has been replaced by a newer one,"
     " or never was one. Ask for a new link.",
     "service_unavailable": "The service cannot do its work just now; nothing was changed. Try again"

@@ -62,7 +62,8 @@ CODES = {
     *("token_invalid", "session_revoked", "forbidden", "email_taken", "validation_error"),
     *("malformed_request", "unsupported_media_type", "payload_too_large", "not_found"),
     *("method_not_allowed", "rate_limited", "reset_token_invalid", "service_unavailable"),
-    *("internal_error", "invalid_client"),
+    *("internal_error", "invalid_client", "mfa_required", "invalid_code", "mfa_token_invalid"),
+    *("setup_token_invalid", "no_second_step", "already_replaced"),
 }
 UNKNOWN_ID = "01a214d0-0a14-7a82-b9ec-9e64ba990d5e"
 

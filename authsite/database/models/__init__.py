@@ -7,6 +7,7 @@ clean-up walks the primary key, which is ordered by time.
 
 from .failures import SignInFailures
 from .mails import OutgoingMail
+from .second_steps import AuthenticatorApp, RecoveryCode, SpentToken, TrustedBrowser
 from .sessions import (
     DEVICE_TYPES,
     END_REASONS,
@@ -15,6 +16,7 @@ from .sessions import (
     MAX_DEVICE_NAME,
     MAX_IP_ADDRESS,
     MAX_USER_AGENT,
+    WAYS_TO_SIGN_IN,
     UserSession,
 )
 from .users import ACCOUNT_COLUMNS, MAX_EMAIL, MAX_NAME, MAX_PHONE, Account, PasswordReset, User
@@ -31,10 +33,15 @@ __all__ = [
     "MAX_NAME",
     "MAX_PHONE",
     "MAX_USER_AGENT",
+    "WAYS_TO_SIGN_IN",
     "Account",
+    "AuthenticatorApp",
     "OutgoingMail",
     "PasswordReset",
+    "RecoveryCode",
     "SignInFailures",
+    "SpentToken",
+    "TrustedBrowser",
     "User",
     "UserSession",
 ]

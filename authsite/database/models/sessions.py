@@ -33,6 +33,15 @@ END_REASONS = (
     "evicted",
 )
 ENTRANCES = ("page", "api", "oauth")
+# How its user proved who they are; with `trusted` the browser's cookie stood for the second step.
+WAYS_TO_SIGN_IN = (
+    "password",
+    "password+app",
+    "password+recovery",
+    "password+passkey",
+    "password+trusted",
+    "passkey",
+)
 DEVICE_TYPES = ("desktop", "mobile", "tablet", "tv", "console", "bot", "cli", "other")
 
 
@@ -48,6 +57,7 @@ class UserSession(Base):
         CheckConstraint("(ended_at IS NULL) = (end_reason IS NULL)", name="ended"),
         CheckConstraint(one_of("entrance", ENTRANCES), name="entrance"),
         CheckConstraint(one_of("device_type", DEVICE_TYPES), name="device_type"),
+        CheckConstraint(one_of("signed_in_with", WAYS_TO_SIGN_IN), name="signed_in_with"),
         CheckConstraint("(refresh_jti IS NULL) <> (cookie_digest IS NULL)", name="one_credential"),
         Index("ix_user_sessions_user_id_ended_at", "user_id", "ended_at"),
         # Room in each page for the next version of a row: rotations stay in place.
@@ -64,6 +74,9 @@ class UserSession(Base):
     # Of a browser session: SHA-256 of the cookie's 256-bit secret.
     cookie_digest: Mapped[bytes | None] = mapped_column(LargeBinary(32))
     is_remembered: Mapped[bool] = mapped_column(default=True, server_default=true())
+    signed_in_with: Mapped[str] = mapped_column(
+        String(20), default="password", server_default="password"
+    )
     device_name: Mapped[str] = mapped_column(String(MAX_DEVICE_NAME))
     given_name: Mapped[str | None] = mapped_column(String(MAX_DEVICE_NAME))
     browser: Mapped[str | None] = mapped_column(String(64))

@@ -33,6 +33,8 @@ class User(Base):
     # Moves whenever the password does, not when its hash is renewed: a sign-in that verified an older
     # password is refused when it comes to write its session.
     password_changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    # Since when a sign-in needs a second step; while it is set an app or a passkey exists. NULL: off.
+    two_step_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
     is_active: Mapped[bool] = mapped_column(default=True, server_default=true())
     is_superuser: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)

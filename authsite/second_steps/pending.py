@@ -1,0 +1,69 @@
+"""A sign-in whose password was right and whose second step is still to come.
+
+It is a signed token and no row: to know a password writes nothing. It works once, for ten minutes, and not
+after the password has changed.
+"""
+
+import hashlib
+import uuid
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import orjson
+from sqlalchemy.dialects import postgresql, sqlite
+
+from .. import clock, database
+from ..accounts import Authenticated
+from ..crypto import tokens
+from ..database.models import SpentToken
+from ..errors import MfaTokenInvalid
+
+LIFETIME = timedelta(minutes=10)
+_PURPOSE = "pending sign-in"
+
+
+class Pending(NamedTuple):
+    user_id: uuid.UUID
+    password_changed_at: datetime
+    entrance: str
+    is_remembered: bool
+    jti: str
+
+
+def token_for(authenticated: Authenticated, *, entrance: str, is_remembered: bool) -> str:
+    """Return the token that stands for this sign-in until its second step."""
+    facts = [
+        str(authenticated.account.id),
+        authenticated.password_changed_at.isoformat(),
+        entrance,
+        is_remembered,
+        tokens.new_jti(),
+    ]
+    return tokens.sign(_PURPOSE, orjson.dumps(facts).decode())
+
+
+def read(token: str) -> Pending:
+    """Return the sign-in that a token stands for, or raise MfaTokenInvalid."""
+    text = (
+        tokens.unsign(_PURPOSE, token, max_age=LIFETIME) if len(token) <= tokens.MAX_TOKEN else None
+    )
+    if text is None:
+        raise MfaTokenInvalid
+    user_id, changed_at, entrance, is_remembered, jti = orjson.loads(text)
+    return Pending(
+        uuid.UUID(user_id), datetime.fromisoformat(changed_at), entrance, is_remembered, jti
+    )
+
+
+def spend(pending: Pending) -> None:
+    """Use the sign-in up, in the transaction that writes its session; raise MfaTokenInvalid if it was."""
+    if not spend_once(_PURPOSE, pending.jti, expires_at=clock.now() + LIFETIME):
+        raise MfaTokenInvalid
+
+
+def spend_once(purpose: str, value: str, *, expires_at: datetime) -> bool:
+    """Note that a signed thing has been used; return False if it had been. The primary key decides."""
+    digest = hashlib.sha256(f"{purpose}\n{value}".encode()).digest()
+    insert = (sqlite if database.is_sqlite() else postgresql).insert(SpentToken)
+    statement = insert.values(digest=digest, expires_at=expires_at).on_conflict_do_nothing()
+    return database.run(statement) == 1

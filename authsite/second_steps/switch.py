@@ -1,0 +1,66 @@
+"""Two-step sign-in on and off. While it is on, an app or a passkey exists: kept under the user's row lock."""
+
+import uuid
+
+from sqlalchemy import bindparam, case, select, update
+
+from .. import clock, database, sessions
+from ..database import Row
+from ..database.models import AuthenticatorApp, User, UserSession
+from ..errors import UnknownAccount
+from . import recovery
+
+
+def lock(user_id: uuid.UUID) -> Row:
+    """Return the user's row, locked until the commit; raise UnknownAccount for one that is gone."""
+    user = database.row(recovery.LOCK_USER, {"owner_id": user_id})
+    if user is None:
+        raise UnknownAccount
+    return user
+
+
+def turn_on(user: Row, *, session_id: uuid.UUID | None, way: str) -> None:
+    """Ask for a second step from now on, and lift the session that turned it on."""
+    if user.two_step_since is None:
+        database.run(_SET, {"owner_id": user.id, "since": clock.now()})
+    if session_id is not None:
+        database.run(_LIFT, {"owner_id": user.id, "session_id": session_id, "way": way})
+
+
+def turn_off(user: Row) -> None:
+    """Ask for the password alone; recovery codes and trusted browsers go with it."""
+    database.run(_SET, {"owner_id": user.id, "since": None})
+    recovery.delete_all(user.id)
+    sessions.distrust_all(user.id)
+
+
+def turn_off_without_factors(user: Row) -> bool:
+    """Turn two-step sign-in off if the last factor has gone; return whether it is off."""
+    if user.two_step_since is not None and not has_factor(user.id):
+        turn_off(user)
+        return True
+    return user.two_step_since is None
+
+
+def has_factor(user_id: uuid.UUID) -> bool:
+    """Return whether the user has an app or a passkey."""
+    return bool(database.rows(_HAS_FACTOR, {"owner_id": user_id}))
+
+
+_SET = (
+    update(User).where(User.id == bindparam("owner_id")).values(two_step_since=bindparam("since"))
+)
+# What has proved more already keeps it.
+_LIFT = (
+    update(UserSession)
+    .where(UserSession.user_id == bindparam("owner_id"), UserSession.id == bindparam("session_id"))
+    .values(
+        signed_in_with=case(
+            (UserSession.signed_in_with.in_(("password", "password+trusted")), bindparam("way")),
+            else_=UserSession.signed_in_with,
+        )
+    )
+)
+_HAS_FACTOR = select(AuthenticatorApp.user_id).where(
+    AuthenticatorApp.user_id == bindparam("owner_id")
+)

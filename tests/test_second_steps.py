@@ -1,0 +1,523 @@
+"""The second step: codes that work once, no session without it, and what the database gives away."""
+
+import base64
+from datetime import timedelta
+
+import pyotp
+import pytest
+from sqlalchemy import select, text, update
+
+from authsite import accounts, clock, database, passwords, second_steps, sessions, throttling
+from authsite.crypto import sealing
+from authsite.database.models import AuthenticatorApp, RecoveryCode, User, UserSession
+from authsite.errors import (
+    AlreadyReplaced,
+    InvalidCode,
+    InvalidCredentials,
+    MfaTokenInvalid,
+    NoSecondStep,
+    SecondStepRequired,
+    SetupTokenInvalid,
+    TooManyAttempts,
+)
+from authsite.second_steps import codes, pending, recovery
+from tests import factories, services
+from tests.factories import NEW_PASSWORD, PASSWORD
+from tests.test_races import at_once
+
+CLIENT = sessions.Client(ip_address="203.0.113.7", user_agent="curl/8")
+
+
+@pytest.fixture
+def ada(app_context, time_machine):
+    time_machine.move_to("2026-03-01T12:00:00Z", tick=False)
+    return factories.account()
+
+
+class Phone:
+    """An authenticator app: it knows the secret, and the time."""
+
+    def __init__(self, secret: str) -> None:
+        self._totp = pyotp.TOTP(secret)
+
+    def code(self, offset: int = 0) -> str:
+        return self._totp.generate_otp(codes.step_at(clock.now()) + offset)
+
+
+@pytest.fixture
+def two_step(ada):
+    """Ada's phone and recovery codes, half a minute after she has turned two-step sign-in on."""
+    return turn_on(ada)
+
+
+def turn_on(account) -> tuple[Phone, list[str]]:
+    held = factories.grant(account)
+    setup = second_steps.apps.begin(account, held.session_id)
+    phone = Phone(setup.secret)
+    made = second_steps.apps.confirm(
+        account, held.session_id, setup_token=setup.setup_token, code=phone.code(-1)
+    )
+    return phone, made.recovery_codes
+
+
+def mfa_token(email: str = "ada@example.com", password: str = PASSWORD, **how) -> str:
+    authenticated = accounts.authenticate(email, password)
+    with pytest.raises(SecondStepRequired) as required:
+        second_steps.require(authenticated, entrance=how.pop("entrance", "api"), **how)
+    return required.value.mfa_token
+
+
+def complete(token: str, code: str, **how) -> second_steps.SignedIn:
+    return second_steps.complete_with_code(token, code, client=CLIENT, **how)
+
+
+def session_count(account) -> int:
+    return len(sessions.active_for(account.id))
+
+
+def way_of(held: sessions.Grant) -> str:
+    statement = select(UserSession.signed_in_with).where(UserSession.id == held.session_id)
+    return database.rows(statement)[0][0]
+
+
+# setting up
+
+
+def test_a_setup_writes_nothing_until_a_code_has_been_shown(ada):
+    held = factories.grant(ada)
+    setup = second_steps.apps.begin(ada, held.session_id)
+    assert second_steps.apps.find(ada.id) is None
+    assert setup.uri.startswith("otpauth://totp/authsite:ada%40example.com?secret=")
+    assert len(base64.b32decode(setup.secret)) == 20
+    again = second_steps.apps.resume(ada, held.session_id, setup.setup_token)
+    assert again == setup
+
+
+def test_a_code_turns_it_on_lifts_that_session_and_ends_none(ada):
+    other, held = factories.grant(ada), factories.grant(ada)
+    setup = second_steps.apps.begin(ada, held.session_id)
+    made = second_steps.apps.confirm(
+        ada,
+        held.session_id,
+        setup_token=setup.setup_token,
+        code=f" {Phone(setup.secret).code()[:3]} {Phone(setup.secret).code()[3:]} ",
+    )
+    assert len(set(made.recovery_codes)) == 10
+    assert accounts.authenticate(ada.email, PASSWORD).two_step_since == clock.now()
+    assert (way_of(held), way_of(other)) == ("password+app", "password")
+    assert session_count(ada) == 2
+
+
+def test_the_code_that_turned_it_on_is_spent(ada):
+    held = factories.grant(ada)
+    setup = second_steps.apps.begin(ada, held.session_id)
+    code = Phone(setup.secret).code()
+    second_steps.apps.confirm(ada, held.session_id, setup_token=setup.setup_token, code=code)
+    with pytest.raises(InvalidCode):
+        complete(mfa_token(), code)
+
+
+@pytest.mark.parametrize("wrong", ["000000", "", "12345", "1234567", "١٢٣٤٥٦", "x" * 5000])
+def test_a_wrong_code_turns_nothing_on(ada, wrong):
+    held = factories.grant(ada)
+    setup = second_steps.apps.begin(ada, held.session_id)
+    with pytest.raises(InvalidCode):
+        second_steps.apps.confirm(ada, held.session_id, setup_token=setup.setup_token, code=wrong)
+    assert accounts.authenticate(ada.email, PASSWORD).two_step_since is None
+
+
+@pytest.mark.parametrize(
+    ("offset", "said"),
+    [(-6, "about 3 minutes slow"), (10, "about 5 minutes fast"), (-2, "about a minute slow")],
+)
+def test_a_clock_that_is_off_is_told_while_setting_up_and_never_when_signing_in(ada, offset, said):
+    held = factories.grant(ada)
+    setup = second_steps.apps.begin(ada, held.session_id)
+    phone, token = Phone(setup.secret), {"setup_token": setup.setup_token}
+    with pytest.raises(InvalidCode, match=said):
+        second_steps.apps.confirm(ada, held.session_id, code=phone.code(offset), **token)
+    with pytest.raises(InvalidCode, match="The code is wrong or has been used"):
+        second_steps.apps.confirm(ada, held.session_id, code=phone.code(11), **token)
+    second_steps.apps.confirm(ada, held.session_id, code=phone.code(), **token)
+    with pytest.raises(InvalidCode, match="The code is wrong or has been used"):
+        complete(mfa_token(), phone.code(offset))
+
+
+def test_a_setup_is_of_one_session_of_one_user_and_for_fifteen_minutes(ada, time_machine):
+    """An attacker's own picture, planted in another's session, sets nothing up."""
+    eve, held = factories.account("eve@example.com"), factories.grant(ada)
+    setup = second_steps.apps.begin(ada, held.session_id)
+    code = Phone(setup.secret).code()
+    for account, session_id in ((eve, held.session_id), (ada, factories.grant(ada).session_id)):
+        with pytest.raises(SetupTokenInvalid):
+            second_steps.apps.confirm(account, session_id, setup_token=setup.setup_token, code=code)
+    for token in ("", "x", setup.setup_token[:-1], "x" * 5000, mfa_like()):
+        with pytest.raises(SetupTokenInvalid):
+            second_steps.apps.confirm(ada, held.session_id, setup_token=token, code=code)
+    time_machine.shift(timedelta(minutes=15, seconds=1))
+    with pytest.raises(SetupTokenInvalid):
+        second_steps.apps.confirm(ada, held.session_id, setup_token=setup.setup_token, code=code)
+
+
+def mfa_like() -> str:
+    authenticated = accounts.authenticate("ada@example.com", PASSWORD)
+    return pending.token_for(authenticated, entrance="api", is_remembered=True)
+
+
+# signing in
+
+
+def test_the_right_password_alone_makes_no_session(ada, two_step):
+    """The gate stands in the INSERT: a view that forgets the step gets no row."""
+    authenticated = accounts.authenticate(ada.email, PASSWORD)
+    before = session_count(ada)
+    with pytest.raises(InvalidCredentials):
+        sessions.start(
+            authenticated.account,
+            password_changed_at=authenticated.password_changed_at,
+            client=CLIENT,
+            entrance="api",
+        )
+    assert session_count(ada) == before
+
+
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+def test_a_code_of_the_step_before_or_after_is_taken_once(ada, time_machine, offset):
+    phone, _ = turn_on(ada)
+    time_machine.shift(timedelta(minutes=5))
+    held = complete(mfa_token(), phone.code(offset)).grant
+    assert way_of(held) == "password+app"
+    for used in range(-1, offset + 1):
+        with pytest.raises(InvalidCode):
+            complete(mfa_token(), phone.code(used))
+
+
+def test_a_recovery_code_works_once_however_it_is_typed(ada, two_step):
+    _, (first, second, *_) = two_step
+    held = complete(mfa_token(), f" {first.upper().replace('-', ' ').replace('0', 'O')}")
+    assert way_of(held.grant) == "password+recovery"
+    with pytest.raises(InvalidCode):
+        complete(mfa_token(), first)
+    assert complete(mfa_token(), second.replace("1", "l").replace("-", "")).grant
+    assert recovery.summary(ada.id).left == 8
+
+
+def test_nobody_elses_code_is_right(ada, two_step):
+    grace = factories.account("grace@example.com")
+    phone, paper = turn_on(grace)
+    for code in (phone.code(), *paper):
+        throttling.forget_second_step(ada.id)
+        with pytest.raises(InvalidCode):
+            complete(mfa_token(), code)
+    assert recovery.summary(grace.id).left == 10
+
+
+def test_a_pending_sign_in_works_once_for_ten_minutes_and_not_after_the_password(
+    ada, two_step, time_machine
+):
+    phone, paper = two_step
+    token = mfa_token()
+    complete(token, phone.code())
+    with pytest.raises(MfaTokenInvalid):
+        complete(token, paper[0])
+    assert recovery.summary(ada.id).left == 10, "a refused sign-in burns no code"
+    old = mfa_token()
+    time_machine.shift(timedelta(minutes=10, seconds=1))
+    with pytest.raises(MfaTokenInvalid):
+        complete(old, phone.code())
+    older = mfa_token()
+    database.run(
+        update(User).where(User.id == ada.id).values(password_changed_at=clock.now()), None
+    )
+    with pytest.raises(MfaTokenInvalid):
+        complete(older, phone.code())
+
+
+@pytest.mark.parametrize("token", ["", "x", "a.b.c", "x" * 9000])
+def test_what_is_no_pending_sign_in_is_refused(ada, two_step, token):
+    with pytest.raises(MfaTokenInvalid):
+        complete(token, two_step[0].code())
+
+
+def test_a_deactivated_account_is_not_signed_in_by_its_second_step(ada, two_step):
+    token = mfa_token()
+    accounts.deactivate(ada.email)
+    with pytest.raises(MfaTokenInvalid):
+        complete(token, two_step[0].code())
+
+
+# guessing
+
+
+def test_five_wrong_codes_close_it_for_codes_of_either_kind_until_the_window_has_passed(
+    ada, two_step, time_machine
+):
+    phone, paper = two_step
+    for _ in range(5):
+        with pytest.raises(InvalidCode):
+            complete(mfa_token(), "000000")
+    for code in (phone.code(), paper[0]):
+        with pytest.raises(TooManyAttempts):
+            complete(mfa_token(), code)
+    assert recovery.summary(ada.id).left == 10
+    time_machine.shift(timedelta(minutes=15, seconds=1))
+    assert complete(mfa_token(), phone.code()).grant
+
+
+def test_a_right_password_does_not_clear_the_count_and_a_right_second_step_does(ada, two_step):
+    _phone, paper = two_step
+    for round_ in range(4):
+        with pytest.raises(InvalidCode):
+            complete(mfa_token(), "000000")
+        assert throttling.wrong_second_steps(ada.id) == round_ + 1
+    complete(mfa_token(), paper[0])
+    assert throttling.wrong_second_steps(ada.id) == 0
+
+
+def test_fifty_without_a_right_one_between_close_it_for_good(ada, two_step, time_machine):
+    phone, _ = two_step
+    for _ in range(10):
+        for _ in range(5):
+            with pytest.raises(InvalidCode):
+                complete(mfa_token(), "000000")
+        time_machine.shift(timedelta(minutes=16))
+    with pytest.raises(TooManyAttempts, match="Use a passkey, or ask the operator"):
+        complete(mfa_token(), phone.code())
+    throttling.forget_second_step(ada.id)
+    assert complete(mfa_token(), phone.code()).grant
+
+
+def test_a_reset_of_the_password_neither_asks_for_nor_clears_the_second_step(ada, two_step):
+    """ASVS 6.4.3"""
+    with pytest.raises(InvalidCode):
+        complete(mfa_token(), "000000")
+    passwords.set_by_operator(ada.email, NEW_PASSWORD)
+    assert throttling.wrong_second_steps(ada.id) == 1
+    assert complete(mfa_token(password=NEW_PASSWORD), two_step[0].code()).grant
+
+
+# recovery codes, removal
+
+
+def test_new_recovery_codes_replace_all_and_only_the_set_that_was_seen(ada, two_step):
+    _, old = two_step
+    seen = recovery.current_set(ada.id)
+    made, set_id = recovery.replace(ada.id, replaces=seen)
+    assert not set(made) & set(old)
+    with pytest.raises(AlreadyReplaced):
+        recovery.replace(ada.id, replaces=seen)
+    with pytest.raises(InvalidCode):
+        complete(mfa_token(), old[0])
+    assert complete(mfa_token(), made[0]).grant
+    assert recovery.current_set(ada.id) == set_id
+    assert recovery.is_current(ada.id, made)
+    assert not recovery.is_current(ada.id, old)
+
+
+def test_without_two_step_sign_in_there_are_no_recovery_codes(ada):
+    with pytest.raises(NoSecondStep):
+        recovery.replace(ada.id, replaces=None)
+    assert recovery.summary(ada.id) is None
+
+
+def test_removing_the_last_factor_turns_it_off_with_all_that_hangs_on_it(ada, two_step):
+    signed_in = complete(mfa_token(entrance="page"), two_step[0].code(), is_trusted=True)
+    assert sessions.trusted_count(ada.id) == 1
+    assert second_steps.apps.remove(ada.id)
+    assert not second_steps.apps.remove(ada.id)
+    assert accounts.authenticate(ada.email, PASSWORD).two_step_since is None
+    assert recovery.summary(ada.id) is None
+    assert not sessions.is_trusted(ada.id, signed_in.trust.secret)
+    assert factories.grant(ada)
+
+
+def test_a_new_app_replaces_the_old_one_and_keeps_the_recovery_codes(ada, two_step, time_machine):
+    old, paper = two_step
+    time_machine.shift(timedelta(minutes=1))
+    held = complete(mfa_token(), old.code()).grant
+    setup = second_steps.apps.begin(ada, held.session_id)
+    new = Phone(setup.secret)
+    made = second_steps.apps.confirm(
+        ada, held.session_id, setup_token=setup.setup_token, code=new.code()
+    )
+    assert made.recovery_codes is None
+    time_machine.shift(timedelta(minutes=1))
+    with pytest.raises(InvalidCode):
+        complete(mfa_token(), old.code())
+    assert complete(mfa_token(), new.code()).grant
+    assert complete(mfa_token(), paper[0]).grant
+
+
+# trusted browsers
+
+
+def test_a_trusted_browser_skips_the_step_for_its_days_and_its_user_only(
+    ada, two_step, time_machine
+):
+    secret = complete(mfa_token(entrance="page"), two_step[0].code(), is_trusted=True).trust.secret
+    authenticated = accounts.authenticate(ada.email, PASSWORD)
+    assert second_steps.require(authenticated, entrance="page", trust_secret=secret) == (
+        "password+trusted"
+    )
+    grace = factories.account("grace@example.com")
+    turn_on(grace)
+    assert mfa_token("grace@example.com", entrance="page", trust_secret=secret)
+    assert mfa_token(entrance="page", trust_secret="x" * 43)
+    time_machine.shift(timedelta(days=30, seconds=1))
+    assert mfa_token(entrance="page", trust_secret=secret)
+
+
+def test_no_trust_is_given_over_the_api_nor_where_the_settings_offer_none(ada, two_step, app):
+    _phone, paper = two_step
+    assert complete(mfa_token(entrance="api"), paper[0], is_trusted=True).trust is None
+    app.config["TRUSTED_BROWSER_DAYS"] = 0
+    assert complete(mfa_token(entrance="page"), paper[1], is_trusted=True).trust is None
+
+
+# what a copy of the database gives away, and secrets that are rotated
+
+
+def test_a_copy_of_the_database_opens_nothing(ada, two_step):
+    """RS-01's kind: neither secret, code nor cookie stands in it."""
+    phone, paper = two_step
+    signed_in = complete(mfa_token(entrance="page"), phone.code(), is_trusted=True)
+    secret = base64.b32decode(phone._totp.secret)
+    dump = ""
+    for table in database.Base.metadata.sorted_tables:
+        for row in database.rows(text(f"SELECT * FROM {table.name}")):
+            dump += repr([bytes(each) if isinstance(each, memoryview) else each for each in row])
+    assert "argon2id" in dump
+    for hidden in (phone._totp.secret, repr(secret)[2:-1], signed_in.trust.secret, *paper):
+        assert hidden not in dump
+        assert hidden.replace("-", "") not in dump
+
+
+def test_a_secret_moved_to_another_account_opens_nothing(ada, two_step):
+    grace = factories.account("grace@example.com")
+    turn_on(grace)
+    theirs = second_steps.apps.find(ada.id).secret
+    database.run(
+        update(AuthenticatorApp).where(AuthenticatorApp.user_id == grace.id).values(secret=theirs)
+    )
+    with pytest.raises(InvalidCode):
+        complete(mfa_token("grace@example.com"), two_step[0].code())
+
+
+def test_after_a_rotation_of_the_secret_the_app_goes_on_and_is_sealed_anew(ada, two_step, app):
+    """TK-08's kind."""
+    before = second_steps.apps.find(ada.id).secret
+    app.config.update(SECRET_KEY="n" * 40, SECRET_KEY_FALLBACKS=[services.SECRET_KEY])
+    assert complete(mfa_token(), two_step[0].code()).grant
+    after = second_steps.apps.find(ada.id).secret
+    assert after != before
+    app.config["SECRET_KEY_FALLBACKS"] = []
+    opened = sealing.open_("authenticator app", after, belongs_to=ada.id.bytes)
+    assert base64.b32encode(opened.content).decode() == two_step[0]._totp.secret
+
+
+def test_a_secret_that_was_dropped_too_early_refuses_the_app_and_never_skips_the_step(
+    ada, two_step, app, caplog
+):
+    phone, paper = two_step
+    app.config["SECRET_KEY"] = "n" * 40
+    with pytest.raises(InvalidCode):
+        complete(mfa_token(), phone.code())
+    assert "second_step_unreadable" in [
+        getattr(r, "facts", {}).get("event") for r in caplog.records
+    ]
+    assert complete(mfa_token(), paper[0]).grant
+
+
+def test_resealing_takes_all_apps_to_the_newest_secret(ada, two_step, app):
+    (row,) = database.rows(second_steps.apps.EVERY)
+    assert second_steps.apps.reseal(row) is False
+    app.config.update(SECRET_KEY="n" * 40, SECRET_KEY_FALLBACKS=[services.SECRET_KEY])
+    assert second_steps.apps.reseal(row) is True
+    app.config.update(SECRET_KEY="m" * 40, SECRET_KEY_FALLBACKS=[])
+    (row,) = database.rows(second_steps.apps.EVERY)
+    assert second_steps.apps.reseal(row) is None
+
+
+# races
+
+ROUNDS = 20
+
+
+@pytest.mark.parametrize("kind", ["app", "recovery"])
+def test_one_code_shown_by_many_at_once_makes_one_session(app_context, kind):
+    ada = factories.account()
+    for round_ in range(ROUNDS):
+        database.run(text("DELETE FROM authenticator_apps"))
+        database.run(update(User).values(two_step_since=None))
+        database.run(text("DELETE FROM recovery_codes"))
+        phone, paper = turn_on(ada)
+        code = phone.code() if kind == "app" else paper[0]
+        before = session_count(ada)
+        tokens = [mfa_token() for _ in range(4)]
+        answers = at_once(app_context, *[_completing(token, code) for token in tokens])
+        assert session_count(ada) == before + 1, round_
+        assert sum(isinstance(each, second_steps.SignedIn) for each in answers) == 1
+        throttling.forget_second_step(ada.id)
+
+
+def _completing(token: str, code: str):
+    return lambda: complete(token, code)
+
+
+def test_one_pending_sign_in_with_two_good_factors_makes_one_session(app_context):
+    ada = factories.account()
+    _phone, paper = turn_on(ada)
+    for code in paper[: ROUNDS // 2]:
+        token, before = mfa_token(), session_count(ada)
+        other = recovery_pair(paper, code)
+        at_once(app_context, _completing(token, code), _completing(token, other))
+        assert session_count(ada) == before + 1
+        paper = recovery.replace(ada.id, replaces=recovery.current_set(ada.id))[0]
+        throttling.forget_second_step(ada.id)
+
+
+def recovery_pair(paper: list[str], code: str) -> str:
+    return next(each for each in paper if each != code)
+
+
+def test_turning_it_on_while_a_password_signs_in_leaves_no_session_that_came_later(app_context):
+    ada = factories.account()
+    for round_ in range(ROUNDS):
+        held = factories.grant(ada)
+        setup = second_steps.apps.begin(ada, held.session_id)
+        code = Phone(setup.secret).code()
+        authenticated = accounts.authenticate(ada.email, PASSWORD)
+        turning, signing = at_once(
+            app_context,
+            lambda setup=setup, held=held, code=code: second_steps.apps.confirm(
+                ada, held.session_id, setup_token=setup.setup_token, code=code
+            ),
+            lambda authenticated=authenticated: sessions.start(
+                ada,
+                password_changed_at=authenticated.password_changed_at,
+                client=CLIENT,
+                entrance="api",
+            ),
+        )
+        assert not isinstance(turning, Exception), round_
+        if isinstance(signing, sessions.Grant):
+            # It came first: no password alone has signed in since.
+            assert signing.issued_at <= accounts.authenticate(ada.email, PASSWORD).two_step_since
+        assert isinstance(signing, (sessions.Grant, InvalidCredentials))
+        second_steps.apps.remove(ada.id)
+        sessions.end_all(ada.id, reason="revoked")
+
+
+def test_two_new_sets_at_once_leave_one(app_context):
+    ada = factories.account()
+    turn_on(ada)
+    for _ in range(ROUNDS):
+        seen = recovery.current_set(ada.id)
+        answers = at_once(
+            app_context, *[lambda seen=seen: recovery.replace(ada.id, replaces=seen)] * 2
+        )
+        won = [each for each in answers if isinstance(each, tuple)]
+        assert len(won) == 1
+        rows = database.rows(select(RecoveryCode.set_id))
+        assert {row.set_id for row in rows} == {won[0][1]}
+        assert len(rows) == 10
