@@ -11,7 +11,7 @@ from flask.json.provider import JSONProvider
 from flask_migrate import upgrade
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import api, commands, config, database, events, pages
+from . import api, commands, config, database, events, pages, spelling
 from .database import models
 from .extensions import csrf, mail, migrate
 from .web import authentication, headers, health, limits, problems, times
@@ -55,6 +55,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     mail.init_app(app)
     migrate.init_app(app, database.db, directory=str(Path(app.root_path).parent / "migrations"))
     times.init_app(app)
+    app.add_template_filter(spelling.readable_email, "readable_email")
     problems.init_app(app)
     for blueprint in (api.blueprint, pages.blueprint, health.blueprint, commands.blueprint):
         app.register_blueprint(blueprint)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
-from . import clock, database, events, password_policy, sessions, throttling
+from . import clock, database, events, password_policy, sessions, spelling, throttling
 from .crypto import hashing
 from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User
 from .errors import EmailTaken, InactiveAccount, InvalidCredentials, UnknownAccount
@@ -32,7 +32,7 @@ def register(
     is_superuser: bool = False,
 ) -> Authenticated:
     """Create an account; raise WeakPassword, or EmailTaken whatever the case of its letters."""
-    email = canonical_email(email)
+    email = spelling.canonical_email(email)
     password_policy.require_strong(password, email=email)
     password_hash = hashing.hash_password(password)
     now = clock.now()
@@ -71,7 +71,7 @@ def authenticate(email: str, password: str, *, browser: str | None = None) -> Au
     with hashing.slot():
         key = throttling.key_for(email)
         found = database.row(
-            _BY_EMAIL_WITH_FAILURES, {"email": canonical_email(email), "counter": key}
+            _BY_EMAIL_WITH_FAILURES, {"email": spelling.canonical_email(email), "counter": key}
         )
         assert found is not None
         is_known = found.has_failures and browser and sessions.is_known_browser(found.id, browser)
@@ -128,19 +128,12 @@ def activate(email: str) -> Account:
 
 def find_by_email(email: str) -> Account:
     """Return the account of this address; raise UnknownAccount."""
-    row = database.row(select(*ACCOUNT_COLUMNS).where(User.email == canonical_email(email)))
+    row = database.row(
+        select(*ACCOUNT_COLUMNS).where(User.email == spelling.canonical_email(email))
+    )
     if row is None:
         raise UnknownAccount
     return Account._make(row)
-
-
-def canonical_email(email: str) -> str:
-    """Return the spelling under which an address is stored and looked up.
-
-    Only ASCII letters are lower-cased: `str.lower` would turn the Kelvin sign into a k, as NFC turns it
-    into a K, and so one person's address into another's (CVE-2019-19844). Stored addresses are ASCII.
-    """
-    return email.strip().translate(_ASCII_LOWER)
 
 
 def end_resets(user_id: uuid.UUID) -> None:
@@ -174,7 +167,6 @@ def _account(row: database.Row) -> Account:
 
 
 EDITABLE = ("first_name", "last_name", "phone_number")
-_ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 # One row whether or not there is such an account: both take the same statements and the same time.
 _NOBODY = select(literal(1).label("one")).subquery()

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
-from . import accounts, clock, database, events, password_policy, sessions, throttling
+from . import accounts, clock, database, events, password_policy, sessions, spelling, throttling
 from .crypto import hashing, tokens
 from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User
 from .errors import ResetTokenInvalid, WeakPassword, WrongCurrentPassword
@@ -27,7 +27,7 @@ def request_reset(email: str, *, device_name: str, ip_address: str | None) -> No
     with database.transaction():
         # The user's row is locked until the commit: of several requests at once each counts those before
         # it, and ends their links.
-        row = database.row(_ASKING, {"email": accounts.canonical_email(email)})
+        row = database.row(_ASKING, {"email": spelling.canonical_email(email)})
         asked = row and database.row(_ASKED, {"user_id": row.id, "since": now - timedelta(hours=1)})
         if row is None or asked is None or asked[0] >= MAX_RESETS_PER_HOUR:
             events.record("reset_request", outcome="ignored", user_id=row and row.id)

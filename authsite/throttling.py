@@ -21,7 +21,7 @@ from typing import NamedTuple
 from sqlalchemy import and_, bindparam, case, delete, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from . import clock, database, events
+from . import clock, database, events, spelling
 from .crypto import tokens
 from .database.models import SignInFailures
 from .errors import TooManyAttempts
@@ -115,7 +115,7 @@ def forget_second_step(user_id: uuid.UUID) -> None:
 
 def key_for(email: str, known_browser: str | None = None) -> bytes:
     """Return the counter of an address; all spellings of it that look alike share one."""
-    address = unicodedata.normalize("NFKC", email.strip()).casefold()
+    address = unicodedata.normalize("NFKC", spelling.canonical_email(email)).casefold()
     if known_browser is None:
         return tokens.keyed_digest("throttle", address)
     return tokens.keyed_digest("throttle browser", f"{known_browser} {address}")

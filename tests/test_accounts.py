@@ -9,7 +9,7 @@ from argon2 import PasswordHasher
 from sqlalchemy import func, select, update
 from werkzeug.security import generate_password_hash
 
-from authsite import accounts, clock, database, passwords, sessions
+from authsite import accounts, clock, database, passwords, sessions, spelling
 from authsite.crypto import hashing, tokens
 from authsite.database.models import PasswordReset, User
 from authsite.errors import (
@@ -315,7 +315,7 @@ def test_an_unknown_address_is_refused(ada, verb):
 )
 def test_only_ascii_letters_change_their_case(written, stored):
     """AP-11, RS-07: `str.lower` would make another person's address of some."""
-    assert accounts.canonical_email(written) == stored
+    assert spelling.canonical_email(written) == stored
 
 
 def test_deleting_an_account_takes_its_rows_along(ada):

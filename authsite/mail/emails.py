@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from flask import current_app, render_template
 from flask_mail import Message
 
+from .. import spelling
 from ..crypto import tokens
 
 MAX_SUBJECT = 60
@@ -98,7 +99,7 @@ def compose(mail: Mail, *, email: str, first_name: str) -> Message:
     } | {
         "site_name": current_app.config["SITE_NAME"],
         "first_name": first_name,
-        "email": email,
+        "email": spelling.readable_email(email),
         "base_url": base_url,
         "devices_url": f"{base_url}/account/devices",
         "reset_url": f"{base_url}/forgot-password",

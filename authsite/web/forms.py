@@ -7,7 +7,6 @@ failure of the verb.
 import functools
 import json
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -19,13 +18,12 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from wtforms import BooleanField, EmailField, Field, PasswordField, StringField, ValidationError
 from wtforms import Form as WTForm
 
-from .. import password_policy
+from .. import password_policy, spelling
 from ..database.models import MAX_DEVICE_NAME, MAX_EMAIL, MAX_NAME, MAX_PHONE
 from ..errors import InvalidInput, MalformedRequest, UnsupportedMediaType, WeakPassword
 
 MAX_TOKEN = 4096
 MAX_DEPTH = 32
-PHONE_NUMBER = r"\+?[0-9 ()./-]{3,32}"
 EMAIL_FORMAT = "Enter an email address in the correct format, like name@example.com"
 
 
@@ -46,29 +44,22 @@ class Text:
             raise ValidationError(f"{self.name} must be {self.most} characters or fewer")
 
 
-def strip(text: str | None) -> str | None:
-    return text.strip() if isinstance(text, str) else text
-
-
 def one_line(text: str | None) -> str | None:
-    """Return text for showing: NFC, no control or bidirectional characters, single spaces."""
-    if not isinstance(text, str) or len(text) > MAX_TOKEN:
-        return text  # too long for any field: to normalise it would take the time of its length squared
-    shown = "".join(" " if unicodedata.category(each) in _UNSHOWN else each for each in text)
-    return " ".join(unicodedata.normalize("NFC", shown).split())
+    return spelling.one_line(text) if isinstance(text, str) else text
 
 
 def is_email(form: WTForm, field: Field) -> None:
     """Accept what can be an address, and put its canonical spelling in the field."""
-    if not field.data:
+    address = spelling.canonical_email(field.data or "")
+    if not address:
         raise ValidationError("Enter your email address")
-    if len(field.data) > MAX_EMAIL:
+    if len(address) > MAX_EMAIL:
         raise ValidationError(f"Email address must be {MAX_EMAIL} characters or fewer")
-    if unicodedata.normalize("NFKC", field.data) != field.data:
+    if not address.isascii():
         # Full-width letters or a Kelvin sign: one look, two addresses (CVE-2019-19844).
         raise ValidationError(EMAIL_FORMAT)
     try:
-        valid = validate_email(field.data, check_deliverability=False, allow_smtputf8=False)
+        valid = validate_email(address, check_deliverability=False, allow_smtputf8=False)
     except EmailNotValidError:
         raise ValidationError(EMAIL_FORMAT) from None
     field.data = (valid.ascii_email or "").lower()
@@ -86,8 +77,26 @@ def is_strong_password(form: WTForm, field: Field) -> None:
 
 
 def is_phone_number(form: WTForm, field: Field) -> None:
-    if field.data and not re.fullmatch(PHONE_NUMBER, field.data):
+    """Accept what can be dialled, and put its canonical spelling in the field; none is none."""
+    typed = spelling.trimmed(field.data or "")
+    number = spelling.canonical_phone_number(typed)
+    if typed and number is None:
         raise ValidationError("Enter a phone number, like +44 20 7946 0958")
+    field.data = number or ""
+
+
+class AddressField(EmailField):
+    """Shows an address again as its owner writes it."""
+
+    def _value(self) -> str:
+        return spelling.readable_email(super()._value())
+
+
+class PhoneField(StringField):
+    """Shows a number again grouped as in its country."""
+
+    def _value(self) -> str:
+        return spelling.readable_phone_number(super()._value())
 
 
 class Form(FlaskForm):
@@ -174,7 +183,7 @@ def _member_names(form_class: type[Form]) -> frozenset[str]:
 class LoginForm(Form):
     page_only = frozenset({"remember"})
 
-    email = EmailField("Email address", filters=[strip], validators=[is_email])
+    email = AddressField("Email address", validators=[is_email])
     password = PasswordField(
         "Password", validators=[Text("Enter your password", most=4096, name="Password")]
     )
@@ -197,15 +206,14 @@ class PersonForm(Form):
     last_name = StringField(
         "Last name", filters=[one_line], validators=[Text(most=MAX_NAME, name="Last name")]
     )
-    phone_number = StringField(
+    phone_number = PhoneField(
         "Phone number",
-        filters=[strip],
         validators=[Text(most=MAX_PHONE, name="Phone number"), is_phone_number],
     )
 
 
 class RegisterForm(PersonForm):
-    email = EmailField("Email address", filters=[strip], validators=[is_email])
+    email = AddressField("Email address", validators=[is_email])
     password = PasswordField("Create a password", validators=[is_strong_password])
 
 
@@ -228,7 +236,7 @@ class ChangePasswordForm(Form):
 class EmailForm(Form):
     """Asks for a reset link."""
 
-    email = EmailField("Email address", filters=[strip], validators=[is_email])
+    email = AddressField("Email address", validators=[is_email])
 
 
 class ResetForm(Form):
@@ -371,5 +379,3 @@ def _text_problem(value: object) -> str | None:
 
 
 _UNUSABLE = re.compile("[\x00\ud800-\udfff]")
-# Control, format (bidirectional marks), surrogate, private use, line and paragraph separators.
-_UNSHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})

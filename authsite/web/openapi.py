@@ -15,6 +15,7 @@ from apispec import APISpec
 from flask import current_app
 from wtforms import BooleanField, Field
 
+from .. import spelling
 from ..database.models import MAX_EMAIL
 from ..errors import (
     AuthsiteError,
@@ -67,11 +68,12 @@ OPERATIONS: dict[str, Operation] = {}
 # What a client may put in each input. How long it may be and whether it may lack is asked of the form, and
 # what a new password may be of RULES.
 INPUTS = {
-    "email": "In ASCII; upper and lower case are the same.",
+    "email": "Upper and lower case are the same, and so are the two spellings of a domain beyond ASCII.",
     "password": "The password, to the letter.",
     "first_name": "Given name.",
     "last_name": "Family name.",
-    "phone_number": "Phone number: digits, spaces and ()./- after an optional plus sign.",
+    "phone_number": "With the country code; kept as a plus sign and digits (E.164). Without one the digits"
+    " are kept.",
     "current_password": "The password that is to be replaced.",
     "token": "The token in the link that was mailed.",
     "refresh_token": "A refresh token, as it came.",
@@ -272,7 +274,7 @@ def _input_schema(form: type[forms.Form], field: Field, *, is_required: bool) ->
 
 RULES: dict[Any, Callable[[], dict[str, Any]]] = {
     forms.is_email: lambda: {"format": "email", "maxLength": MAX_EMAIL},
-    forms.is_phone_number: lambda: {"pattern": f"^({forms.PHONE_NUMBER})?$"},
+    forms.is_phone_number: lambda: {"pattern": f"^({spelling.PHONE_NUMBER})?$"},
     forms.is_strong_password: lambda: {
         "minLength": current_app.config["PASSWORD_MIN_LENGTH"],
         "maxLength": MAX_LENGTH,

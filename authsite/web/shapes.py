@@ -62,7 +62,7 @@ USER = {
     "email": "ada@example.com",
     "first_name": "Ada",
     "last_name": "Lovelace",
-    "phone_number": "+44 20 7946 0958",
+    "phone_number": "+442079460958",
     "is_active": True,
     "is_superuser": False,
     "created_at": "2026-11-02T09:15:00.250000Z",

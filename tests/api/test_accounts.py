@@ -82,7 +82,7 @@ def test_registering_answers_the_whole_user_and_nothing_else(client):
     assert list(user) == USER_MEMBERS
     assert user["email"] == EMAIL
     assert (user["first_name"], user["last_name"]) == ("Ada", "Lovelace")
-    assert user["phone_number"] == "+44 20 7946 0958"
+    assert user["phone_number"] == "+442079460958"
     assert (user["is_active"], user["is_superuser"]) == (True, False)
     assert is_moment(user["created_at"])
     assert is_moment(user["updated_at"])

@@ -683,7 +683,10 @@ def test_lengths_in_the_document_are_those_that_are_held_to(open_app, document, 
             assert refused == is_refused, (name, length)
 
 
-@pytest.mark.parametrize("text", ["+44 20 7946 0958", "", "12", "1" * 32, "1" * 33, "call me", "+"])
+@pytest.mark.parametrize(
+    "text",
+    ["+44 20 7946 0958", "0044 (0)20/79460958", "", "012", "1" * 16, "1" * 33, "call me", "+"],
+)
 def test_phone_numbers_that_fit_the_documents_pattern_are_those_that_are_taken(
     open_app, document, text
 ):

@@ -45,7 +45,7 @@ BODIES = {
     ("PATCH", "/users/me"): {
         "first_name": "Changed",
         "last_name": "Changed",
-        "phone_number": "123",
+        "phone_number": "+442079460999",
     },
     ("PATCH", "/users/me/password"): {"current_password": PASSWORD, "new_password": NEW_PASSWORD},
     ("POST", "/auth/password-reset/request"): {"email": EMAIL},
