@@ -6,6 +6,7 @@ secret of SECRET_KEY_FALLBACKS still verifies. Nothing here reads the database: 
 
 import hashlib
 import hmac
+import re
 import secrets
 import uuid
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -27,6 +28,7 @@ ALGORITHM = "HS256"
 ACCESS_LIFETIME = timedelta(minutes=15)
 LEEWAY_SECONDS = 10
 MAX_TOKEN = 4096
+_SIGNED = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
 
 
 class Purpose(NamedTuple):
@@ -112,9 +114,17 @@ def sign(purpose: str, value: str) -> str:
 
 
 def unsign(purpose: str, text: str, *, max_age: timedelta) -> str | None:
-    """Return the value that was signed for this purpose at most `max_age` ago, or None."""
+    """Return the value that was signed for this purpose at most `max_age` ago, or None.
+
+    What sticks to a link when it is copied out of a mail, a full stop or a bracket, is no part of it.
+    """
+    found = _SIGNED.search(text)
+    if found is None:
+        return None
     try:
-        value = _serializer(purpose, _secrets()).loads(text, max_age=int(max_age.total_seconds()))
+        value = _serializer(purpose, _secrets()).loads(
+            found[0], max_age=int(max_age.total_seconds())
+        )
     except (BadSignature, ValueError):
         return None
     return value if isinstance(value, str) else None

@@ -1,5 +1,6 @@
 """Change a password, ask for a reset link, use it: the pages' side of it."""
 
+import re
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ from sqlalchemy import select, update
 from authsite import database
 from authsite.crypto import tokens
 from authsite.database.models import OutgoingMail, PasswordReset, SignInFailures
+from authsite.passwords import RESET_LIFETIME
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.pages.conftest import (
     EMAIL,
@@ -338,6 +340,32 @@ def test_a_link_that_does_not_work_says_so_and_offers_a_new_one(app, ada, later,
     posted = ada.post("/reset-password", page="/login", password=NEW_PASSWORD)
     assert posted.status_code == 410
     assert user(app).password_hash == before
+
+
+@pytest.mark.parametrize("before", ["", "(", "%20", "<"])
+@pytest.mark.parametrize(
+    "after", ["", ".", ",", ")", ").", "%20", "%0D%0A", ">", "%E2%80%9D", "%C2%A0"]
+)
+def test_punctuation_at_a_reset_link_is_no_part_of_it(app, ada, before, after):
+    """RS-02: on the page and in the API alike."""
+    ask(ada)
+    path, token = link(app).split("token=")
+    assert re.fullmatch(r"[\w.-]+", token)
+    ada.get(f"{path}token={before}{token}{after}")
+    assert heading(ada.get("/reset-password")) == "Choose a new password"
+    body = {"token": f" {token}{after}", "new_password": NEW_PASSWORD}
+    answer = ada.client.post("/api/v1/auth/password-reset/confirm", json=body)
+    assert answer.status_code == 200, answer.text
+
+
+def test_what_a_token_could_hold_makes_it_another(app, ada):
+    """RS-02: nothing is cut but what no token ends with."""
+    ask(ada)
+    _, token = link(app).split("token=")
+    with app.app_context():
+        for altered in (f"{token}x", f"{token}-", f"{token}_", f"x{token}", token[:-1], token[1:]):
+            assert tokens.unsign("reset", altered, max_age=RESET_LIFETIME) is None
+        assert tokens.unsign("reset", token, max_age=RESET_LIFETIME)
 
 
 @pytest.mark.parametrize(
