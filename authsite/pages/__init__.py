@@ -2,9 +2,10 @@
 
 from http import HTTPStatus
 
-from flask import Blueprint, current_app, g, make_response
+from flask import Blueprint, current_app, g, make_response, redirect, request
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
+from werkzeug.exceptions import HTTPException, NotFound
 
 from .. import events
 from ..extensions import csrf
@@ -17,6 +18,22 @@ blueprint.register_blueprint(site.blueprint)
 for _child in (accounts.blueprint, passwords.blueprint, sessions.blueprint):
     _child.before_request(authentication.from_cookie)
     blueprint.register_blueprint(_child)
+
+
+@blueprint.before_app_request
+def drop_slash() -> ResponseReturnValue | None:
+    """Lead from a page's address with a slash too many to the page; the address is made by our routes."""
+    is_unknown = isinstance(request.routing_exception, NotFound)
+    if not is_unknown or headers.is_api() or not request.path.endswith("/"):
+        return None
+    adapter = current_app.create_url_adapter(request)
+    assert adapter is not None
+    try:
+        path = adapter.build(*adapter.match(request.path.removesuffix("/")))
+    except HTTPException:
+        return None
+    query = f"?{request.query_string.decode('latin-1')}" if request.query_string else ""
+    return redirect(f"{path}{query}", HTTPStatus.PERMANENT_REDIRECT)
 
 
 @blueprint.before_app_request

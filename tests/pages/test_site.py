@@ -1,10 +1,11 @@
 """The well-known addresses and the static files."""
 
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote
 
 import pytest
 
-from tests.pages.conftest import Browser, elements
+from tests.pages.conftest import Browser, elements, user
 
 MISSING = "/.well-known/resource-that-should-not-exist-whose-status-code-should-not-be-200"
 
@@ -89,3 +90,41 @@ def test_nothing_but_the_static_files_is_served(browser, path):
     answer = browser.client.get(path, follow_redirects=True)
     assert answer.status_code == 404
     assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("path", "page"),
+    [
+        ("/login/", "/login"),
+        ("/login/?next=/account", "/login?next=/account"),
+        ("/account/devices/", "/account/devices"),
+        ("/reset-password/?token=x.y", "/reset-password?token=x.y"),
+        ("/account/devices/a%0D%0Ab/rename/", "/account/devices/a%0D%0Ab/rename"),
+        ("/.well-known/change-password/", "/.well-known/change-password"),
+    ],
+)
+@pytest.mark.parametrize("host", ["localhost", "evil.example"])
+def test_a_slash_too_many_leads_to_the_page(browser, path, page, host):
+    """PG-07: to a path of ours and never to the host that the request named."""
+    answer = browser.client.get(path, headers={"Host": host})
+    assert (answer.status_code, answer.location) == (308, page)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["//evil.example/", "/\\evil.example/", "/%2F%2Fevil.example/", "/login//", "/no-such-page/",
+     "/api/v1/auth/me/", "/logout/"],
+)  # fmt: skip
+def test_a_slash_at_what_is_no_page_leads_nowhere(browser, path):
+    answer = browser.client.get("/", environ_overrides={"PATH_INFO": unquote(path)})
+    assert answer.status_code in {404, 405}
+    assert answer.location is None
+
+
+def test_a_form_that_is_sent_to_a_page_with_a_slash_arrives(app, ada):
+    token = ada.csrf_token("/account")
+    answer = ada.send(
+        "/account/", {"csrf_token": token, "first_name": "Augusta"}, follow_redirects=True
+    )
+    assert answer.status_code == 200
+    assert user(app).first_name == "Augusta"
