@@ -46,21 +46,26 @@ def protect() -> ResponseReturnValue | None:
         csrf.protect(apply_exemptions=True)
     except CSRFError:
         events.record("csrf", outcome="refused")
-        return _expired()
+        return _not_taken()
     return None
 
 
-def _expired() -> ResponseReturnValue:
-    """Show the form again as it was typed; what has none to show says what happened and leads back.
+def _not_taken() -> ResponseReturnValue:
+    """Show the form again as it was typed, or lead to where its sender belongs now, and say why.
 
     The view that acts is never called, only the one that answers GET: its form fills itself.
     """
+    authentication.from_cookie()
     form = authentication.find_form()
     if form is None:
-        return answers.expired()
+        return answers.not_taken()
     endpoint, arguments = form
-    authentication.from_cookie()
-    g.is_form_expired = True
+    g.not_taken_because = answers.EXPIRED if request.cookies else answers.NO_COOKIE
     shown = make_response(current_app.view_functions[endpoint](**arguments))
-    # It may have a redirect to answer: who was signed out meanwhile has no form to see again.
-    return shown if shown.status_code == HTTPStatus.BAD_REQUEST else answers.expired()
+    if shown.status_code not in {HTTPStatus.FOUND, HTTPStatus.SEE_OTHER}:
+        shown.status_code = (
+            HTTPStatus.BAD_REQUEST
+        )  # also where the page says that a link is used up
+        return shown
+    # Signed in or out since the form was opened, in another tab: there is none to see again.
+    return answers.not_taken(shown.location)

@@ -15,7 +15,10 @@ from ..web.forms import Form
 
 HOME = "/account/devices"
 LOGIN = "/login"
+REGISTER = "/register"
 EXPIRED = "Your form expired. Try again."
+NO_COOKIE = "Your browser keeps no cookie for this site. Allow cookies and try again."
+ALREADY_IN = "You are already signed in."
 # One slash and then neither a second nor a backslash, which browsers take for one; no control characters,
 # which they drop before they look.
 _OWN_PATH = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
@@ -33,7 +36,7 @@ def page(template: str, *, form: Form | None = None, **context: Any) -> tuple[st
     words, errors = get_flashed_messages(), _errors(form)
     flash = words[-1] if words and not errors else None
     text = render_template(template, form=form, errors=errors, flash=flash, **context)
-    if "is_form_expired" in g:
+    if "not_taken_because" in g:
         return text, 400
     return text, 422 if errors else 200
 
@@ -44,8 +47,17 @@ def done(word: str, location: str = HOME) -> Response:
     return redirect(location, 303)
 
 
-def expired() -> ResponseReturnValue:
-    """Return the page for a button whose CSRF token was missing, foreign or out of date."""
+def not_taken(leads_to: str = LOGIN) -> ResponseReturnValue:
+    """Return what to say of a form, not to be shown again, whose CSRF token was missing, foreign or old.
+
+    `leads_to` is where the page of the form leads now. Who has signed in meanwhile goes there at once.
+    """
+    if not request.cookies:
+        return render_template("errors/no_cookie.html"), 400
+    if "session" not in g:
+        return render_template("errors/signed_out.html", login=leads_to), 400
+    if request.path in {LOGIN, REGISTER}:
+        return done(ALREADY_IN, leads_to)
     return render_template("errors/expired.html"), 400
 
 
@@ -72,7 +84,7 @@ def next_location() -> str:
 
 
 def _errors(form: Form | None) -> Errors:
-    if "is_form_expired" in g:
-        return [(None, EXPIRED)]
+    if "not_taken_because" in g:
+        return [(None, g.not_taken_because)]
     found = form.errors if form else {}
     return [(name, messages[0]) for name, messages in found.items()]

@@ -121,6 +121,10 @@ def _reset_page(form: NewPasswordForm) -> ResponseReturnValue:
 
 
 def _unusable_link() -> ResponseReturnValue:
+    if not request.cookies:
+        # The link left its token in a cookie; whether it is good nobody can say.
+        text, _ = answers.page("passwords/no_cookie.html")
+        return text, 400
     session.pop("reset", None)
     text, _ = answers.page("passwords/unusable_link.html")
     return text, 410

@@ -1,17 +1,25 @@
 """One table from failures to statuses; problem details (RFC 9457) under /api, a page elsewhere."""
 
+import contextlib
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 import psycopg
-from flask import Flask, Response, current_app, render_template, request
+from flask import Flask, Response, current_app, g, render_template, request
 from markupsafe import escape
-from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+    TimeoutError,
+)
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from .. import errors, events
-from . import headers
+from . import authentication, headers
 
 STATUSES: dict[type[errors.AuthsiteError], int] = {
     errors.MalformedRequest: 400,
@@ -143,6 +151,10 @@ def _problem(
 def _page(status: int, retry_after: int | None, detail: str | None) -> Response:
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         return _plainest_page()
+    if status != HTTPStatus.SERVICE_UNAVAILABLE and "session" not in g:
+        # Who is signed in keeps the navigation, also where no view was found to look him up.
+        with contextlib.suppress(SQLAlchemyError, psycopg.Error):
+            authentication.from_cookie()
     text = render_template(
         "errors/error.html", status=status, retry_after=retry_after, detail=detail
     )

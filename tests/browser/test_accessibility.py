@@ -189,8 +189,31 @@ def expired(she: Visitor) -> None:
 def expired_button(she: Visitor) -> None:
     she.is_signed_in()
     she.page.goto("/account/devices")
+    tokens = she.page.locator("input[name=csrf_token]")
+    tokens.evaluate_all("each => each.forEach((input) => { input.value = 'expired'; })")
+    she.submit("Sign out Chrome on Linux")
+
+
+def button_without_cookie(she: Visitor) -> None:
+    she.is_signed_in()
+    she.page.goto("/account/devices")
     she.page.context.clear_cookies()
     she.submit("Sign out Chrome on Linux")
+
+
+def signed_out_meanwhile(she: Visitor) -> None:
+    she.is_signed_in()
+    she.page.goto("/account")
+    other = she.page.context.new_page()
+    other.goto("/account")
+    other.get_by_role("banner").get_by_role("button", name="Sign out").click()
+    expect(other.get_by_role("heading", level=1)).to_have_text("Sign in")
+    other.close()
+    she.submit("Save", first_name="Ada")
+
+
+def link_without_cookie(she: Visitor) -> None:
+    she.page.goto("/reset-password")
 
 
 def not_found(she: Visitor) -> None:
@@ -251,6 +274,9 @@ PAGES: dict[str, tuple[Callable[[Visitor], Any], str]] = {
     "details-error": (details_error, "Your details"),
     "expired": (expired, "Sign in"),
     "expired-button": (expired_button, "Your form expired"),
+    "button-without-cookie": (button_without_cookie, "Your browser keeps no cookie for this site"),
+    "signed-out-meanwhile": (signed_out_meanwhile, "You are signed out"),
+    "link-without-cookie": (link_without_cookie, "Your browser sent no cookie"),
     "not-found": (not_found, "Page not found"),
     "wrong-method": (wrong_method, "This page cannot be opened like that"),
     "too-many-attempts": (too_many_attempts, "Too many attempts"),
