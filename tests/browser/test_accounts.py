@@ -1,5 +1,6 @@
 """Register, sign in and out, one's details, in a real browser."""
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +8,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests import services
 from tests.browser.conftest import (
+    ARGUMENTS,
     FIREFOX_ON_LINUX,
+    WITHOUT,
     OpenPage,
     browsers,
     device,
@@ -86,6 +89,44 @@ def test_the_back_button_shows_no_private_page_after_signing_out(open_page, emai
         page.go_back(wait_until="commit")
         expect(heading(page)).to_have_text("Sign in")
         expect(page.get_by_text(email)).to_have_count(0)
+
+
+@pytest.fixture
+def whole_chromium(chromium: Browser) -> Iterator[Browser]:
+    """Chromium with a window's machinery, which keeps pages whole for the Back button without script too."""
+    program = shutil.which("chromium")
+    if program is None:
+        services.missing("No chromium: install the package chromium")
+    browser = chromium.browser_type.launch(
+        executable_path=program, args=ARGUMENTS, ignore_default_args=WITHOUT
+    )
+    yield browser
+    browser.close()
+
+
+def test_a_page_that_the_browser_kept_whole_is_gone_once_signed_out(whole_chromium, site, email):
+    """PG-08: the changed cookie alone does it, without script and without Clear-Site-Data."""
+    with browsers(whole_chromium, site) as open_:
+        page = open_(has_script=False)
+        asked = []
+        page.on("request", lambda each: each.is_navigation_request() and asked.append(each.url))
+        sign_in(page, email)
+        page.goto("/account")
+        page.get_by_role("navigation").get_by_role("link", name="Devices").click()
+        expect(heading(page)).to_have_text("Your devices")
+        before = len(asked)
+        page.go_back(wait_until="commit")
+        expect(page.get_by_text(email)).to_be_visible()
+        assert len(asked) == before, "it comes back without a request, or nothing is shown here"
+        page.get_by_role("navigation").get_by_role("link", name="Devices").click()
+        sign_out(page)
+        expect(flash(page)).to_have_text("You have signed out.")
+        for _ in range(2):
+            before = len(asked)
+            page.go_back(wait_until="commit")
+            expect(heading(page)).to_have_text("Sign in")
+            expect(page.get_by_text(email)).to_have_count(0)
+            assert len(asked) > before
 
 
 @with_and_without_script

@@ -233,7 +233,7 @@ def test_signing_this_device_out_in_the_list_is_signing_out(app, ada):
     """SE-17."""
     answer = ada.post(path_of(ada.session_id()), page="/account/devices")
     assert (answer.status_code, answer.location) == (303, "/login")
-    assert answer.headers["Clear-Site-Data"] == '"cache"'
+    assert "Clear-Site-Data" not in answer.headers
     assert flash(ada.get("/login")) == "You have signed out."
     assert live_sessions(app) == []
 
@@ -335,7 +335,7 @@ def test_signing_out_ends_the_session_and_makes_its_cookie_worthless(app, ada, o
     copied, session_id = ada.cookie().value, ada.session_id()
     answer = ada.sign_out()
     assert (answer.status_code, answer.location) == (303, "/login")
-    assert answer.headers["Clear-Site-Data"] == '"cache"'
+    assert "Clear-Site-Data" not in answer.headers
     assert answer.headers["Cache-Control"] == "no-store"
     assert flash(ada.get("/login")) == "You have signed out."
     assert session_row(app, session_id).end_reason == "logged_out"
