@@ -3,14 +3,15 @@
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, insert, literal, select, update
+from sqlalchemy import String, Uuid, bindparam, exists, func, insert, literal, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from . import clock, database, events, password_policy, sessions, spelling, throttling
 from .crypto import hashing
-from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User
+from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User, UserEmail
 from .errors import EmailTaken, InactiveAccount, InvalidCredentials, UnknownAccount
 
 
@@ -48,12 +49,15 @@ def register(
         updated_at=now,
     )
     try:
-        # The constraint decides: of two registrations at once, a query first would let both pass.
-        database.run(
-            insert(User),
-            account._asdict() | {"password_hash": password_hash, "password_changed_at": now},
-        )
-    except IntegrityError:
+        # The constraints decide: of two registrations at once, a query first would let both pass.
+        with database.transaction():
+            database.run(
+                insert(User),
+                account._asdict() | {"password_hash": password_hash, "password_changed_at": now},
+            )
+            if not take_email(account.id, email):
+                raise EmailTaken(field="email")
+    except (IntegrityError, EmailTaken):
         events.record("register", outcome="refused", code=EmailTaken.code)
         raise EmailTaken(field="email") from None
     events.record("register", user_id=account.id)
@@ -70,9 +74,8 @@ def authenticate(email: str, password: str, *, browser: str | None = None) -> Au
     # attempts at once, only as many as there are places can see a counter that is about to move.
     with hashing.slot():
         key = throttling.key_for(email)
-        found = database.row(
-            _BY_EMAIL_WITH_FAILURES, {"email": spelling.canonical_email(email), "counter": key}
-        )
+        holder = _holder(email)
+        found = database.row(_BY_ID_WITH_FAILURES, {"user_id": holder.id or NOBODY, "counter": key})
         assert found is not None
         is_known = found.has_failures and browser and sessions.is_known_browser(found.id, browser)
         with throttling.attempt(
@@ -88,6 +91,8 @@ def authenticate(email: str, password: str, *, browser: str | None = None) -> Au
     if not found.is_active:
         events.record("login", outcome="refused", user_id=found.id, code=InactiveAccount.code)
         raise InactiveAccount
+    if not holder.is_listed:
+        take_email(found.id, found.email)
     _renew_hash(found, password)
     return Authenticated(_account(found), found.password_changed_at, found.two_step_since)
 
@@ -128,12 +133,42 @@ def activate(email: str) -> Account:
 
 def find_by_email(email: str) -> Account:
     """Return the account of this address; raise UnknownAccount."""
-    row = database.row(
-        select(*ACCOUNT_COLUMNS).where(User.email == spelling.canonical_email(email))
-    )
+    row = database.row(_BY_ID, {"user_id": find_id(email)})
     if row is None:
         raise UnknownAccount
     return Account._make(row)
+
+
+def find_id(email: str) -> uuid.UUID:
+    """Return whose address it is; NOBODY where it is nobody's, so that both cost the same statements."""
+    return _holder(email).id or NOBODY
+
+
+def take_email(user_id: uuid.UUID, email: str) -> bool:
+    """Make an address the user's, if it is nobody's, is kept for nobody any longer, or is his already.
+
+    Return whether it is his now. Of two who take it at once the primary key gives it to one.
+    """
+    taking = _insert_emails().values(email=email, user_id=user_id)
+    taken = taking.on_conflict_do_update(
+        index_elements=[UserEmail.email],
+        set_={"user_id": user_id, "kept_until": None},
+        where=or_(UserEmail.kept_until < clock.now(), UserEmail.user_id == user_id),
+    )
+    return database.row(taken.returning(UserEmail.email)) is not None
+
+
+def adopt(since: datetime) -> int:
+    """List the addresses of accounts made since then by code that did not list them; return how many.
+
+    During a release the code of the one before still serves. Accounts are found by their ids, which are
+    ordered by time.
+    """
+    unlisted = select(User.email, User.id).where(
+        User.id >= database.first_uuid7(since), ~exists().where(UserEmail.email == User.email)
+    )
+    adopting = _insert_emails().from_select(["email", "user_id"], unlisted)
+    return database.run(adopting.on_conflict_do_nothing())
 
 
 def end_resets(user_id: uuid.UUID) -> None:
@@ -148,6 +183,16 @@ def end_resets(user_id: uuid.UUID) -> None:
 def _set_active(user_id: uuid.UUID, *, is_active: bool) -> None:
     now = clock.now()
     database.run(update(User).where(User.id == user_id).values(is_active=is_active, updated_at=now))
+
+
+def _holder(email: str) -> database.Row:
+    holder = database.row(_HOLDER, {"email": spelling.canonical_email(email)})
+    assert holder is not None
+    return holder
+
+
+def _insert_emails() -> Any:
+    return (sqlite if database.is_sqlite() else postgresql).insert(UserEmail)
 
 
 def _renew_hash(found: database.Row, password: str) -> None:
@@ -168,12 +213,26 @@ def _account(row: database.Row) -> Account:
 
 EDITABLE = ("first_name", "last_name", "phone_number")
 
+# An id that no row has: with it, an unknown address runs the statements of a known one.
+NOBODY = uuid.UUID(int=0)
+
+_EMAIL = bindparam("email", type_=String())
+_USER_ID = bindparam("user_id", type_=Uuid())
+_LISTED = select(UserEmail.user_id).where(UserEmail.email == _EMAIL, UserEmail.kept_until.is_(None))
+# An account that code of the release before has made is found by the address that it shows.
+_HOLDER = select(
+    func.coalesce(
+        _LISTED.scalar_subquery(), select(User.id).where(User.email == _EMAIL).scalar_subquery()
+    ).label("id"),
+    _LISTED.exists().label("is_listed"),
+)
+_BY_ID = select(*ACCOUNT_COLUMNS).where(User.id == _USER_ID)
 # One row whether or not there is such an account: both take the same statements and the same time.
 _NOBODY = select(literal(1).label("one")).subquery()
-_BY_EMAIL_WITH_FAILURES = select(
+_BY_ID_WITH_FAILURES = select(
     *ACCOUNT_COLUMNS,
     User.password_hash,
     User.password_changed_at,
     User.two_step_since,
     throttling.HAS_FAILURES.label("has_failures"),
-).select_from(_NOBODY.outerjoin(User, User.email == bindparam("email")))
+).select_from(_NOBODY.outerjoin(User, User.id == _USER_ID))

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
-from . import accounts, clock, database, events, password_policy, sessions, spelling, throttling
+from . import accounts, clock, database, events, password_policy, sessions, throttling
 from .crypto import hashing, tokens
 from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User
 from .errors import ResetTokenInvalid, WeakPassword, WrongCurrentPassword
@@ -27,7 +27,7 @@ def request_reset(email: str, *, device_name: str, ip_address: str | None) -> No
     with database.transaction():
         # The user's row is locked until the commit: of several requests at once each counts those before
         # it, and ends their links.
-        row = database.row(_ASKING, {"email": spelling.canonical_email(email)})
+        row = database.row(_ASKING, {"user_id": accounts.find_id(email)})
         asked = row and database.row(_ASKED, {"user_id": row.id, "since": now - timedelta(hours=1)})
         if row is None or asked is None or asked[0] >= MAX_RESETS_PER_HOUR:
             events.record("reset_request", outcome="ignored", user_id=row and row.id)
@@ -176,7 +176,7 @@ def _notify(
 
 _ASKING = (
     select(User.id)
-    .where(User.email == bindparam("email"), User.is_active)
+    .where(User.id == bindparam("user_id"), User.is_active)
     .with_for_update(key_share=True)
 )
 _ASKED = select(func.count()).where(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import uuid
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -10,7 +11,7 @@ from alembic.migration import MigrationContext
 from flask_migrate import downgrade, upgrade
 from sqlalchemy import CheckConstraint, inspect, text
 
-from authsite import create_app, database
+from authsite import accounts, create_app, database
 from authsite.database import Base
 from tests import factories, services
 
@@ -97,6 +98,27 @@ def test_upgrading_what_is_up_to_date_keeps_the_rows(blank):
 
     assert database.row(text("SELECT count(*) FROM users"))[0] == 1
     assert factories.grant(ada).user_id == ada.id
+
+
+def test_each_account_of_an_older_database_gets_the_row_of_its_address(blank):
+    upgrade(revision="0002")
+    names = [f"user{number}@example.com" for number in range(3)]
+    with database.transaction():
+        for number, email in enumerate(names, 1):
+            database.run(OLD_USER, {"id": f"{number:032x}", "email": email})
+    upgrade()
+
+    assert accounts.find_by_email(names[2]).id == uuid.UUID(int=3)
+    listed = database.rows(text("SELECT email, kept_until FROM user_emails ORDER BY email"))
+    assert [tuple(row) for row in listed] == [(email, None) for email in names]
+    downgrade(revision="0002")
+    assert database.row(text("SELECT count(*) FROM users"))[0] == 3
+
+
+OLD_USER = text(
+    "INSERT INTO users (id, email, first_name, password_hash, password_changed_at, created_at, updated_at)"
+    " VALUES (:id, :email, 'Ada', '', '2026-01-01', '2026-01-01', '2026-01-01')"
+)
 
 
 def test_two_upgrades_at_once_are_safe(blank_url):

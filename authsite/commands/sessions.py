@@ -7,10 +7,11 @@ from datetime import timedelta
 
 import click
 
-from .. import clock, events, passwords, sessions, throttling
+from .. import accounts, clock, events, passwords, sessions, throttling
 from .shell import blueprint, reporting
 
 PAUSE_BETWEEN_BATCHES = 0.01
+ADOPT_FROM = timedelta(days=30)
 
 
 @blueprint.cli.command("cleanup-sessions")
@@ -41,6 +42,7 @@ def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bo
     if not dry_run:
         passwords.delete_dead_resets(before)
         throttling.delete_stale(before)
+        accounts.adopt(since=clock.now() - ADOPT_FROM)
     seconds = round(time.monotonic() - started, 3)
     events.record("cleanup", deleted=deleted, dry_run=dry_run, seconds=seconds)
     if as_json:

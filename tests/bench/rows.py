@@ -44,12 +44,13 @@ def fill(url: str, scale: Scale, *, hasher: PasswordHasher = hashing.HASHER) -> 
         connection.execute("SET maintenance_work_mem = '512MB'")
         connection.execute(FUNCTIONS)
         connection.execute(USERS, {"users": scale.users, "hash": hasher.hash(PASSWORD)})
+        connection.execute("INSERT INTO user_emails (email, user_id) SELECT email, id FROM users")
         index = connection.execute(INDEX).fetchone()
         assert index is not None
         connection.execute(f"DROP INDEX {index[0]}")
         connection.execute(SESSIONS, scale._asdict())
         connection.execute(index[1])
-        for table in ("users", "user_sessions"):
+        for table in ("users", "user_emails", "user_sessions"):
             connection.execute(f"VACUUM ANALYZE {table}")
         connection.execute("CHECKPOINT")
 

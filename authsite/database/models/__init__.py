@@ -19,7 +19,16 @@ from .sessions import (
     WAYS_TO_SIGN_IN,
     UserSession,
 )
-from .users import ACCOUNT_COLUMNS, MAX_EMAIL, MAX_NAME, MAX_PHONE, Account, PasswordReset, User
+from .users import (
+    ACCOUNT_COLUMNS,
+    MAX_EMAIL,
+    MAX_NAME,
+    MAX_PHONE,
+    Account,
+    PasswordReset,
+    User,
+    UserEmail,
+)
 
 __all__ = [
     "ACCOUNT_COLUMNS",
@@ -43,5 +52,6 @@ __all__ = [
     "SpentToken",
     "TrustedBrowser",
     "User",
+    "UserEmail",
     "UserSession",
 ]

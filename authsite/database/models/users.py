@@ -25,6 +25,7 @@ class User(Base):
     __tablename__ = "users"
 
     id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
+    # As it is shown. Its own constraint is for code of the release before, which knows no user_emails.
     email: Mapped[str] = mapped_column(String(MAX_EMAIL), unique=True)
     first_name: Mapped[str] = mapped_column(String(MAX_NAME))
     last_name: Mapped[str | None] = mapped_column(String(MAX_NAME))
@@ -39,6 +40,21 @@ class User(Base):
     is_superuser: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class UserEmail(Base):
+    """Whose an address is. This primary key is what makes it unique; `users.email` only shows it.
+
+    An address that was given up stays its account's until `kept_until`, for its owner may undo the change.
+    """
+
+    __tablename__ = "user_emails"
+
+    email: Mapped[str] = mapped_column(String(MAX_EMAIL), primary_key=True)
+    user_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("users.id", ondelete="CASCADE"), index=True
+    )
+    kept_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class Account(NamedTuple):
