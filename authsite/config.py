@@ -102,7 +102,9 @@ def _fill_in_for_development(settings: dict[str, Any]) -> None:
     settings["SECRET_KEY"] = settings["SECRET_KEY"] or _development_secret()
     if not settings["SQLALCHEMY_DATABASE_URI"]:
         INSTANCE.mkdir(exist_ok=True)
-        settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{INSTANCE / 'authsite.db'}"
+        database = INSTANCE / "authsite.db"
+        database.touch(mode=0o600)  # and so are the files that SQLite lays beside it
+        settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{database}"
     settings["PUBLIC_BASE_URL"] = settings["PUBLIC_BASE_URL"] or "http://127.0.0.1:5000"
 
 

@@ -165,3 +165,11 @@ class NoSecondStep(AuthsiteError):
 class AlreadyReplaced(AuthsiteError):
     code = "already_replaced"
     message = "These recovery codes have been replaced already"
+
+
+class ServiceBusy(AuthsiteError):
+    """More is asked than can be done soon; `retry_after` is in whole seconds."""
+
+    code = "service_unavailable"
+    message = "The service is unavailable. Try again later."
+    retry_after = 2

@@ -394,6 +394,13 @@ def test_a_flood_of_sign_ins_from_one_address_slows_nobody_else(site):
     assert set(answered) == {401, 429}
 
 
+def persistently_sign_in(site: services.Site, body: dict[str, str]) -> int:
+    """Sign in; where a process has as many waiting as it may, come back as it says. Return the status."""
+    while (answer := post(site, "/auth/login", body)[0]).status == 503:
+        time.sleep(int(answer.getheader("Retry-After")))
+    return answer.status
+
+
 @pytest.mark.postgresql
 @pytest.mark.redis
 def test_fifty_sign_ins_at_once_all_succeed_and_take_little_memory(unlimited_site):
@@ -402,7 +409,7 @@ def test_fifty_sign_ins_at_once_all_succeed_and_take_little_memory(unlimited_sit
     body = {"email": "busy@example.com", "password": PASSWORD, "first_name": "B"}
     assert post(site, "/auth/register", body)[0].status == 201
     with ThreadPoolExecutor(50) as pool:
-        running = [pool.submit(post, site, "/auth/login", body) for _ in range(50)]
+        running = [pool.submit(persistently_sign_in, site, body) for _ in range(50)]
         held, took = [], []
         while not all(each.done() for each in running):
             start = time.perf_counter()
@@ -410,7 +417,7 @@ def test_fifty_sign_ins_at_once_all_succeed_and_take_little_memory(unlimited_sit
             took.append(time.perf_counter() - start)
             # Pages that the processes share count once, as they do for the platform's limit.
             held.append(sum(each.pss for each in memory(site)) / MEBIBYTE)
-    assert Counter(each.result()[0].status for each in running) == {200: 50}
+    assert Counter(each.result() for each in running) == {200: 50}
     print(f"at most {max(held):.0f} MiB; cheap pages in {max(took) * 1000:.0f} ms at most")
     assert max(held) < 400
     assert sorted(took)[len(took) * 9 // 10] < 0.5

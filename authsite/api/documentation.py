@@ -35,7 +35,12 @@ def openapi_document() -> Response:
 @blueprint.get("/docs")
 @authentication.public
 def docs() -> str:
-    """Return the OpenAPI document as a page."""
+    """Return the OpenAPI document as a page, made once."""
+    page: str = openapi.once("authsite.api_docs", _docs)
+    return page
+
+
+def _docs() -> str:
     document = openapi.document()
     operations = list(_operations(document))
     return render_template(

@@ -18,6 +18,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from werkzeug.security import check_password_hash
 
+from ..errors import ServiceBusy
 from ..server import threads
 
 T = TypeVar("T")
@@ -29,25 +30,42 @@ AT_ONCE = 2
 # authenticated read while people sign in: half as much again, its p99 a third less, as many sign-ins.
 NICENESS = 10
 
+# Half of the threads that a process has (server/worker.py); at 40 hashes a second, a wait of a second.
+MOST_WAITING = 32
+
 _slots = threading.BoundedSemaphore(AT_ONCE)
+_waiting = threading.BoundedSemaphore(MOST_WAITING)
 _held = threading.local()
 
 
 @contextlib.contextmanager
 def slot() -> Iterator[None]:
-    """Hold one of this process's places for hashing; a thread that holds one may enter again."""
+    """Hold one of this process's places for hashing; a thread that holds one may enter again.
+
+    Raise ServiceBusy where MOST_WAITING wait for one already: each waits in a thread, and somebody has to
+    answer the others.
+    """
     if getattr(_held, "is_held", False):
         yield
         return
     if not _slots.acquire(blocking=False):
-        threads.step_aside()
-        _slots.acquire()
+        _wait_for_slot()
     _held.is_held = True
     try:
         yield
     finally:
         _held.is_held = False
         _slots.release()
+
+
+def _wait_for_slot() -> None:
+    if not _waiting.acquire(blocking=False):
+        raise ServiceBusy
+    try:
+        threads.step_aside()
+        _slots.acquire()
+    finally:
+        _waiting.release()
 
 
 def hash_password(password: str) -> str:

@@ -7,6 +7,7 @@ round trips of BEGIN and ROLLBACK; inside, it belongs to the transaction. Rows c
 
 import secrets
 import select
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeDecorator
@@ -49,6 +51,9 @@ db = SQLAlchemy(model_class=Base, disable_autonaming=True)
 
 # Else the count of an INSERT from a SELECT is -1 on PostgreSQL, which reads like success.
 _COUNTED = {"preserve_rowcount": True}
+
+# Threads that wait for a connection, beside those that have one: together half of a process's.
+MOST_WAITING = 22
 
 _connection: ContextVar[Connection | None] = ContextVar("authsite_connection", default=None)
 _after_commit: ContextVar[list[Callable[[], None]] | None] = ContextVar(
@@ -180,6 +185,8 @@ def _connected() -> Iterator[Connection]:
 
 def init_app(app: Flask) -> None:
     """Bind the database; no connection is made before a request needs one (safe across a fork)."""
+    if not app.config["SQLALCHEMY_DATABASE_URI"].startswith("sqlite"):
+        app.config["SQLALCHEMY_ENGINE_OPTIONS"]["poolclass"] = BoundedPool
     db.init_app(app)
     with app.app_context():
         engine = db.engine
@@ -219,6 +226,22 @@ def engine() -> Engine:
 def transactional_engine() -> Engine:
     """Return the engine whose connections begin a transaction with their first statement."""
     return cast(Engine, current_app.extensions["transactional_engine"])
+
+
+class BoundedPool(QueuePool):
+    """A pool for which only so many threads wait: with a frozen database, somebody answers the rest."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._waiting = threading.BoundedSemaphore(MOST_WAITING)
+
+    def _do_get(self) -> Any:
+        if not self._waiting.acquire(blocking=False):
+            raise sqlalchemy.exc.TimeoutError("too many wait for a connection already")
+        try:
+            return super()._do_get()
+        finally:
+            self._waiting.release()
 
 
 class ImpatientConnection(psycopg.Connection[Any]):

@@ -8,6 +8,7 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException, NotFound
 
 from .. import events
+from ..errors import MalformedRequest
 from ..extensions import csrf
 from ..web import authentication, headers
 from . import accounts, answers, passwords, sessions, site
@@ -42,6 +43,8 @@ def protect() -> ResponseReturnValue | None:
     if headers.is_api() or not current_app.config["WTF_CSRF_ENABLED"]:
         return None
     headers.require_own_origin()
+    if None in request.form or None in request.files:
+        raise MalformedRequest  # a part of a multipart body without a name, which Flask-WTF stumbles over
     try:
         csrf.protect(apply_exemptions=True)
     except CSRFError:

@@ -21,6 +21,7 @@ from wtforms import Form as WTForm
 from .. import password_policy, spelling
 from ..database.models import MAX_DEVICE_NAME, MAX_EMAIL, MAX_NAME, MAX_PHONE
 from ..errors import InvalidInput, MalformedRequest, UnsupportedMediaType, WeakPassword
+from . import headers
 
 MAX_TOKEN = 4096
 MAX_DEPTH = 32
@@ -311,6 +312,8 @@ def read_json_object() -> dict[str, Any]:
 
 def read_urlencoded(names: Sequence[str]) -> dict[str, Any]:
     """Return the named fields of a form body; each may stand once (RFC 6749 §3.2)."""
+    # The one kind of body that a foreign page may send to the API unasked.
+    headers.require_no_foreign_page()
     if request.mimetype != "application/x-www-form-urlencoded":
         raise UnsupportedMediaType("Send the body as application/x-www-form-urlencoded")
     if any(name in request.args for name in names):

@@ -96,13 +96,13 @@ Authentication is an access token in the header Authorization, and nothing else:
 
 def as_json() -> bytes:
     """Return the document of this app as JSON, made once: only settings change it."""
-    text: bytes = _once("authsite.openapi.json", lambda: orjson.dumps(document()))
+    text: bytes = once("authsite.openapi.json", lambda: orjson.dumps(document()))
     return text
 
 
 def document() -> dict[str, Any]:
     """Return the document of this app, made once; not to be changed."""
-    made: dict[str, Any] = _once("authsite.openapi", _build)
+    made: dict[str, Any] = once("authsite.openapi", _build)
     return made
 
 
@@ -116,7 +116,8 @@ def resolve(node: dict[str, Any]) -> dict[str, Any]:
     return node
 
 
-def _once(name: str, make: Callable[[], Any]) -> Any:
+def once(name: str, make: Callable[[], Any]) -> Any:
+    """Return what `make` makes for this application, made at the first call."""
     # Two threads may both make it at first; what they make is the same.
     if name not in current_app.extensions:
         current_app.extensions[name] = make()

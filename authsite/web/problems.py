@@ -49,6 +49,7 @@ STATUSES: dict[type[errors.AuthsiteError], int] = {
     errors.InvalidInput: 422,
     errors.WeakPassword: 422,
     errors.TooManyAttempts: 429,
+    errors.ServiceBusy: 503,
 }
 
 CODES = {
@@ -59,6 +60,7 @@ CODES = {
     405: ("method_not_allowed", "This address does not answer to this method"),
     413: ("payload_too_large", "The request is too large"),
     415: ("unsupported_media_type", "The content type of the request is not supported"),
+    431: ("malformed_request", "The cookies of the request are too large"),
     422: ("validation_error", "Check the fields named in errors"),
     429: ("rate_limited", "Too many attempts. Try again later."),
     500: ("internal_error", "There is a problem with the service"),
@@ -187,7 +189,7 @@ def _on_authsite_error(error: errors.AuthsiteError) -> Response:
         members=members,
         detail=error.message,
         oauth_error=OAUTH_ERRORS.get(type(error)),
-        retry_after=error.retry_after if isinstance(error, errors.TooManyAttempts) else None,
+        retry_after=getattr(error, "retry_after", None),
     )
 
 

@@ -774,3 +774,14 @@ def test_name_of_the_site_is_shown_as_text():
 def test_page_tells_how_long_a_used_refresh_token_is_answered(seconds, words):
     app = make_bare(REFRESH_GRACE_SECONDS=seconds)
     assert words in app.test_client().get(f"{V1}/docs").text
+
+
+def test_the_page_is_made_once_for_each_application(monkeypatch):
+    """It takes 5 ms to make, and whoever likes may ask for it."""
+    client, made = make_bare().test_client(), []
+    right = openapi.document
+    monkeypatch.setattr(openapi, "document", lambda: made.append(1) or right())
+    first = client.get(f"{V1}/docs")
+    count = len(made)
+    assert client.get(f"{V1}/docs").data == first.data
+    assert len(made) == count > 0
