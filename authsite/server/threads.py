@@ -40,6 +40,7 @@ class ElasticThreads(Executor):
         self._begun: dict[int, float] = {}  # by thread; tasks that count
         self._threads = self._idle = 0
         self._is_watched = self._is_shut_down = False
+        self._ended_at = time.monotonic()  # a task, the latest
         self._changed = threading.Condition(threading.Lock())
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -59,6 +60,12 @@ class ElasticThreads(Executor):
             while cancel_futures and self._tasks:
                 self._tasks.popleft()[0].cancel()
             self._changed.notify_all()
+
+    def is_stuck(self, seconds: float) -> bool:
+        """Return whether tasks are queued, every thread has one, and for so long none has ended."""
+        with self._changed:
+            is_full = bool(self._tasks) and self._threads >= self._most and not self._idle
+            return is_full and time.monotonic() - self._ended_at > seconds
 
     def discount(self) -> None:
         """Count the calling thread's task no longer."""
@@ -106,6 +113,7 @@ class ElasticThreads(Executor):
         own = threading.get_ident()
         with self._changed:
             self._begun.pop(own, None)
+            self._ended_at = time.monotonic()
             while not (self._tasks and self._may_start()):
                 if self._is_superfluous():
                     self._threads -= 1

@@ -1,0 +1,323 @@
+"""gunicorn's threaded worker, whose threads never wait for a client.
+
+gunicorn hands a connection to a thread as soon as its first byte is there, and lingers in its main thread for
+two seconds with each connection that its client does not close. Then 64 half-sent requests leave nobody to
+answer, and some clients that keep their side open silence a worker. Here the main thread, which waits for all
+sockets at once, takes a request in until it is whole, and lets a finished connection go when the client has.
+
+Nothing of the package is imported: the main process loads this file by its path (gunicorn_conf.py), so that
+a reload renews it.
+"""
+
+import contextlib
+import selectors
+import socket
+import struct
+import time
+from collections import deque
+from functools import partial
+from typing import Any
+
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+MOST_THREADS = 64  # with those that wait; see threads.py
+# Seconds for a request's head and body to arrive, and for a client to close after its answer.
+HEAD_SECONDS = 10
+BODY_SECONDS = 20
+LINGER_SECONDS = 2
+# A thread that sends an answer to somebody who does not read it is let go, too.
+SEND_SECONDS = 20
+STUCK_SECONDS = 20
+MAX_HEAD = 64 * 1024  # beyond it gunicorn's own limits refuse
+MAX_BODY = 64 * 1024  # CONTRACT: beyond it the application refuses
+# Chunks of one byte are six on the wire.
+MAX_CHUNKED_BODY = 6 * (MAX_BODY + 1)
+MAX_DRAINED = 1024 * 1024
+# What all unfinished requests of a process may hold together.
+MAX_HELD = 32 * 1024 * 1024
+MAX_CHUNK_LINE = 64
+_PIECE = 64 * 1024
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Intake:
+    """What has arrived of one request, and whether a thread can answer it without waiting for more.
+
+    It looks for where the request ends and judges nothing: what is malformed counts as whole, and gunicorn's
+    parser, which reads the same bytes, refuses it. Each byte is looked at once.
+    """
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.has_head = self.wants_continue = self.is_overlong = False
+        self._seen = self._end = self._dropped = 0
+        self._next_chunk: int | None = None
+
+    def feed(self, more: bytes) -> bool:
+        """Take bytes in and return whether the request is whole."""
+        if self.has_head and self.is_overlong:
+            # Refused for its length in any case: the rest is waited for, and not kept (Heroku's H18).
+            self._dropped += len(more)
+            arrived = len(self.data) + self._dropped
+            return arrived >= min(self._end, MAX_DRAINED)
+        self.data += more
+        if not self.has_head and not self._find_head():
+            return len(self.data) > MAX_HEAD
+        if self._next_chunk is not None:
+            return self._is_last_chunk_there()
+        return len(self.data) >= self._end
+
+    def _find_head(self) -> bool:
+        at = self.data.find(b"\r\n\r\n", max(0, self._seen - 3))
+        self._seen = len(self.data)
+        if at < 0:
+            return False
+        self.has_head, self._end = True, at + 4
+        self._read_head(bytes(self.data[:at]).lower())
+        return True
+
+    def _read_head(self, head: bytes) -> None:
+        """Note how the body will be delimited (RFC 9112 §6.3)."""
+        lengths = []
+        for line in head.split(b"\r\n")[1:]:
+            name, _, value = line.partition(b":")
+            value = value.strip()
+            if name == b"content-length":
+                lengths.append(value)
+            elif name == b"transfer-encoding" and value.endswith(b"chunked"):
+                self._next_chunk = self._end
+            elif name == b"expect":
+                self.wants_continue = value == b"100-continue"
+        if self._next_chunk is None and len(lengths) == 1 and lengths[0].isdigit():
+            length = int(lengths[0][:20])
+            self.is_overlong = length > MAX_BODY
+            self._end += length
+
+    def _is_last_chunk_there(self) -> bool:
+        assert self._next_chunk is not None
+        if len(self.data) - self._end > MAX_CHUNKED_BODY:
+            self.is_overlong = True
+            return True
+        while self._next_chunk < len(self.data):
+            line_end = self.data.find(b"\r\n", self._next_chunk, self._next_chunk + MAX_CHUNK_LINE)
+            if line_end < 0:
+                return len(self.data) - self._next_chunk >= MAX_CHUNK_LINE
+            try:
+                size = int(bytes(self.data[self._next_chunk : line_end]).partition(b";")[0], 16)
+            except ValueError:
+                return True
+            if size <= 0:
+                return size < 0 or self.data.find(b"\r\n\r\n", line_end) >= 0
+            self._next_chunk = line_end + 2 + size + 2
+        return False
+
+
+class Worker(ThreadWorker):
+    """gunicorn's gthread with threads of our own, and requests that are whole before a thread sees them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # By deadline, each in order since all of a kind may take equally long. What is done is passed over.
+        self._heads: deque[tuple[float, TConn, Intake]] = deque()
+        self._bodies: deque[tuple[float, TConn, Intake]] = deque()
+        self._lingering: deque[tuple[float, TConn]] = deque()
+        self._held = 0
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        # Not before the fork: what the main process has imported, a reload (SIGHUP) does not renew. Nor
+        # before the signals have their handlers: a SIGTERM while the worker imports would be lost.
+        from authsite.server.threads import ElasticThreads
+
+        self.tpool = ElasticThreads(self.cfg.threads, MOST_THREADS)
+
+    def notify(self) -> None:
+        """Tell the main process that all is well, unless every thread is stuck: then it replaces us."""
+        is_stuck = getattr(self.tpool, "is_stuck", None)
+        if is_stuck is None or not is_stuck(STUCK_SECONDS):
+            super().notify()
+
+    def accept(self, listener: socket.socket) -> None:
+        try:
+            client, address = listener.accept()
+        except OSError:  # nobody there any more, or another worker was first
+            return
+        self.nr_conns += 1
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", BODY_SECONDS, 0))
+        conn = TConn(self.cfg, client, address, listener.getsockname())
+        if not self._read(conn, Intake()):
+            # A browser may connect ahead of what it will ask: that is no half-sent request.
+            conn.timeout = time.monotonic() + self.cfg.keepalive
+            self.pending_conns.append(conn)
+            self._watch(conn, self.on_pending_socket_readable, conn)
+
+    def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
+        self.poller.unregister(client)
+        self.pending_conns.remove(conn)
+        self._begin(conn)
+
+    def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
+        self.poller.unregister(client)
+        self.keepalived_conns.remove(conn)
+        self._begin(conn)
+
+    def finish_request(self, conn: TConn, fs: Any) -> None:
+        """Keep the connection for its next request, or let it go."""
+        try:
+            is_kept = not fs.cancelled() and fs.result()
+            if not is_kept:
+                self._linger(conn)
+            elif left := conn.parser.unreader.take_buffered():
+                # Sent ahead; it may be half a request.
+                self._begin(conn, left)
+            else:
+                super().finish_request(conn, fs)
+        except Exception:
+            self._close(conn)
+
+    def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
+        # What was not kept of an overlong body is not there to be drained.
+        return not conn.is_overlong and super()._keepalive_after(conn, keepalive)
+
+    def murder_pending(self) -> None:
+        """Close what has taken too long; called at each turn of the main thread."""
+        super().murder_pending()
+        now = time.monotonic()
+        for waiting in (self._heads, self._bodies):
+            while waiting and waiting[0][0] <= now:
+                _, conn, intake = waiting.popleft()
+                if conn.intake is intake and intake.has_head == (waiting is self._bodies):
+                    self._forget(conn)
+                    self._close(conn)
+        while self._lingering and self._lingering[0][0] <= now:
+            _, conn = self._lingering.popleft()
+            if conn.sock.fileno() >= 0:
+                self._unwatch(conn)
+                self._close(conn)
+
+    def _begin(self, conn: TConn, data: bytes = b"") -> None:
+        conn.sock.setblocking(False)
+        intake = Intake()
+        if data and intake.feed(data):
+            self._hand_over(conn, intake)
+        elif not self._read(conn, intake):
+            self._wait_for_more(conn, intake)
+
+    def _read(self, conn: TConn, intake: Intake) -> bool:
+        """Read what is there; return False if nothing was, and what there is of the request is not whole."""
+        conn.intake = None
+        try:
+            more = conn.sock.recv(_PIECE)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            more = b""
+        if not more:
+            self._close(conn)
+        elif intake.feed(more):
+            self._hand_over(conn, intake)
+        else:
+            self._wait_for_more(conn, intake)
+        return True
+
+    def _wait_for_more(self, conn: TConn, intake: Intake) -> None:
+        self._held += len(intake.data)
+        if self._held > MAX_HELD:
+            self._held -= len(intake.data)
+            self._close(conn)
+            return
+        conn.intake = intake
+        waiting, seconds = (
+            (self._bodies, BODY_SECONDS) if intake.has_head else (self._heads, HEAD_SECONDS)
+        )
+        waiting.append((time.monotonic() + seconds, conn, intake))
+        self._ask_for_body(conn, intake)
+        self._watch(conn, self._on_more, conn)
+
+    def _on_more(self, conn: TConn, _client: socket.socket) -> None:
+        intake, had_head = conn.intake, conn.intake.has_head
+        try:
+            more = conn.sock.recv(_PIECE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            more = b""
+        held = len(intake.data)
+        # One that has said all it will: the parser tells it what is missing.
+        is_whole = intake.feed(more) if more else intake.has_head
+        self._held += len(intake.data) - held
+        if is_whole:
+            self._forget(conn)
+            self._hand_over(conn, intake)
+        elif not more or self._held > MAX_HELD:
+            self._forget(conn)
+            self._close(conn)
+        elif intake.has_head and not had_head:
+            self._bodies.append((time.monotonic() + BODY_SECONDS, conn, intake))
+            self._ask_for_body(conn, intake)
+
+    def _ask_for_body(self, conn: TConn, intake: Intake) -> None:
+        """Answer `Expect: 100-continue`, whose sender waits to be told (RFC 9110 §10.1.1)."""
+        if intake.has_head and intake.wants_continue:
+            intake.wants_continue = False
+            with contextlib.suppress(OSError):
+                conn.sock.send(_CONTINUE)
+
+    def _hand_over(self, conn: TConn, intake: Intake) -> None:
+        conn.intake, conn.data_ready, conn.is_overlong = None, True, intake.is_overlong
+        conn.init()
+        conn.parser.unreader.unread(bytes(intake.data))
+        self.enqueue_req(conn)
+
+    def _forget(self, conn: TConn) -> None:
+        """Stop waiting for the rest of a request."""
+        self._held -= len(conn.intake.data)
+        conn.intake = None
+        self._unwatch(conn)
+
+    def _linger(self, conn: TConn) -> None:
+        """Close our side, and all of it once the client has closed its own (RFC 9112 §9.6).
+
+        Closed at once, the kernel could cut off the answer's end.
+        """
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._close(conn)
+            return
+        if not self._is_closed_by_client(conn):
+            self._lingering.append((time.monotonic() + LINGER_SECONDS, conn))
+            self._watch(conn, self._on_leftover, conn)
+
+    def _on_leftover(self, conn: TConn, _client: socket.socket) -> None:
+        if self._is_gone(conn):
+            self._unwatch(conn)
+            self._close(conn)
+
+    def _is_closed_by_client(self, conn: TConn) -> bool:
+        if is_gone := self._is_gone(conn):
+            self._close(conn)
+        return is_gone
+
+    @staticmethod
+    def _is_gone(conn: TConn) -> bool:
+        """Read what nobody will look at, a piece at a time; return whether the client has closed."""
+        try:
+            return not conn.sock.recv(_PIECE)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            return True
+
+    def _close(self, conn: TConn) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
+    def _watch(self, conn: TConn, callback: Any, *arguments: Any) -> None:
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(callback, *arguments))
+
+    def _unwatch(self, conn: TConn) -> None:
+        with contextlib.suppress(OSError, KeyError, ValueError):
+            self.poller.unregister(conn.sock)

@@ -1,0 +1,514 @@
+"""What comes over the wire before anybody has signed in: half requests, long headers, names of files."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import requests
+
+from authsite import create_app
+from authsite.server.threads import ElasticThreads
+from authsite.server.worker import MAX_BODY, Intake
+from tests import services
+from tests.test_faults import crowd
+
+pytestmark = pytest.mark.site
+
+GET = b"GET /login HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+UNFINISHED = {
+    "head": GET + b"X-A: ",
+    "nothing but a line": b"GET /login HTTP/1.1\r\n",
+    "body": POST + b"Content-Length: 100\r\n\r\nemail=",
+    "long body": POST + b"Content-Length: 900000\r\n\r\n" + b"x" * 70_000,
+    "chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nemail\r\n9\r\nab",
+    "chunk that looks like the last": POST + b"Transfer-Encoding: chunked\r\n\r\n9\r\n0\r\n\r\n",
+    "second request": GET + b"\r\n" + GET,
+}
+
+
+@pytest.fixture(scope="module")
+def wire_site(_sqlite_template, tmp_path_factory) -> Iterator[services.Site]:
+    """One process, so that what holds it up is seen."""
+    path = tmp_path_factory.mktemp("wire") / "authsite.db"
+    path.write_bytes(_sqlite_template.read_bytes())
+    environ = {"DATABASE_URL": f"sqlite:///{path}", "RATELIMIT_ENABLED": "0", "LOG_FORMAT": "json"}
+    with services.Site(environ, workers=1) as site:
+        yield site
+
+
+def connect(site: services.Site) -> socket.socket:
+    return socket.create_connection((services.HOST, site.port), timeout=30)
+
+
+def answers_meanwhile(site: services.Site, count: int = 20) -> None:
+    """The page is there for others, again and again, however long the machine takes over it."""
+    for _ in range(count):
+        answer = requests.get(f"{site.url}/login", headers={"Connection": "close"}, timeout=10)
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("kind", UNFINISHED)
+def test_half_sent_requests_keep_nobody_from_an_answer(wire_site, kind):
+    """FA-12: 400 of them in one process, which has 64 threads."""
+    with contextlib.ExitStack() as open_connections:
+        for _ in range(400):
+            connection = open_connections.enter_context(connect(wire_site))
+            with contextlib.suppress(ConnectionError):  # an answer may come before the end
+                connection.sendall(UNFINISHED[kind])
+        answers_meanwhile(wire_site)
+
+
+def test_a_head_that_does_not_come_is_cut_off(wire_site):
+    """FA-12: the server closes, whoever waits."""
+    with connect(wire_site) as connection:
+        connection.sendall(UNFINISHED["head"])
+        assert connection.recv(1000) == b""
+
+
+def test_clients_that_never_close_after_their_answer_cost_nobody_theirs(wire_site):
+    """FA-14"""
+    with contextlib.ExitStack() as open_connections:
+        connections = [open_connections.enter_context(connect(wire_site)) for _ in range(150)]
+        for connection in connections:
+            connection.sendall(GET + b"Connection: close\r\n\r\n")
+        answers_meanwhile(wire_site)
+        for connection in connections:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_request_in_pieces_is_answered_like_one_in_one_piece(wire_site):
+    body = b"email=a%40example.com"
+    whole = POST + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
+    for size in (1, 7, 100):
+        with connect(wire_site) as connection:
+            for start in range(0, len(whole), size):
+                connection.sendall(whole[start : start + size])
+            # Without a CSRF token it is refused, in the application's own words.
+            assert b" 400 " in connection.recv(100)
+
+
+def test_requests_sent_ahead_are_answered_in_turn(wire_site):
+    with connect(wire_site) as connection:
+        connection.sendall(
+            GET + b"\r\n" + GET.replace(b"/login", b"/healthz") + b"\r\n" + GET[: len(GET) // 2]
+        )
+        received = b""
+        while received.count(b"HTTP/1.1 200 OK") < 2:
+            received += connection.recv(65536)
+        connection.sendall(GET[len(GET) // 2 :] + b"Connection: close\r\n\r\n")
+        while more := connection.recv(65536):
+            received += more
+        assert received.count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_who_asks_whether_to_send_a_body_is_told_to(wire_site):
+    """RFC 9110 §10.1.1: curl waits for it."""
+    with connect(wire_site) as connection:
+        connection.sendall(POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"email")
+        received = b""
+        while b" 400 " not in received:
+            received += connection.recv(1000)
+
+
+@pytest.mark.parametrize(
+    ("body", "is_chunked"),
+    [(b"x" * 200_000, False), (b"x" * 400_000, True)],
+    ids=["long", "chunked"],
+)
+def test_a_body_that_is_too_long_gets_its_answer_whole(wire_site, body, is_chunked):
+    """AP-06, DP-09: after the body, so that no router loses it."""
+    pieces = (body[at : at + 1000] for at in range(0, len(body), 1000)) if is_chunked else body
+    answer = requests.post(
+        f"{wire_site.url}/api/v1/auth/login",
+        data=pieces,
+        headers={"Content-Type": "application/json"},
+        timeout=30,
+    )
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (413, "payload_too_large")
+
+
+REFUSED = [
+    b"GET /\x01reset-password?token=SECRET-TOKEN HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /reset-password?token=SECRET-TOKEN\r\n\r\n",
+    b"GET /reset-password?token=SECRET-TOKEN HTTP/9.9\r\nHost: a\r\n\r\n",
+    b"GET /reset-password?token=SECRET-TOKEN HTTP/1.1\r\nBad Header: SECRET-TOKEN\r\n\r\n",
+    b"SECRET-TOKEN\xff /reset-password HTTP/1.1\r\nHost: a\r\n\r\n",
+]
+
+
+def test_a_refused_request_leaves_nothing_of_itself_in_the_log(wire_site):
+    """RS-15: a link with a stray character behind it was logged whole, and still worked."""
+    for raw in REFUSED:
+        with connect(wire_site) as connection:
+            connection.sendall(raw)
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+    output = wire_site.output()
+    assert "SECRET" not in output
+    assert output.count("A request could not be read or answered") >= len(REFUSED)
+    for line in output.splitlines():
+        assert line.startswith('{"time"'), line
+
+
+def test_every_thread_stuck_is_a_stuck_worker():
+    """FA-12: such a one no longer tells the main process that all is well, and is replaced."""
+    release, pool = threading.Event(), ElasticThreads(2, 4)
+    assert not pool.is_stuck(0)
+    for _ in range(4):
+        pool.submit(release.wait)
+    services.wait_until(lambda: pool._threads == 4 and not pool._tasks, what="four at work")
+    assert not pool.is_stuck(0), "nobody waits"
+    pool.submit(release.wait)
+    assert pool.is_stuck(0)
+    assert not pool.is_stuck(60)
+    release.set()
+    services.wait_until(lambda: not pool.is_stuck(0), what="the queue's end")
+    pool.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("request_", "is_whole"),
+    [
+        (GET + b"\r\n", True),
+        (GET, False),
+        (POST + b"Content-Length: 3\r\n\r\nabc", True),
+        (POST + b"Content-Length: 3\r\n\r\nab", False),
+        (POST + b"content-length:3\r\n\r\nab", False),
+        (POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\n", True),
+        (POST + b"Content-Length: -1\r\n\r\n", True),
+        (POST + b"Content-Length: %d\r\n\r\n" % (10**30), False),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", True),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n", True),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n", False),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n0\r\n\r\n", False),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\n0\r\n\r\n\r\n0\r\n\r\n", True),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", True),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n-5\r\n", True),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 100, True),
+        (b"x" * 70_000, True),
+    ],
+    ids=str,
+)
+def test_a_request_is_whole_when_its_last_byte_is_there_however_it_came(request_, is_whole):
+    """FA-12: malformed counts as whole, for the parser to refuse."""
+    for size in (1, 3, len(request_)):
+        intake = Intake()
+        found = [intake.feed(request_[at : at + size]) for at in range(0, len(request_), size)]
+        assert found[-1] is is_whole, size
+        # Not before: a thread would have to wait for the rest.
+        if is_whole and b"Length: 3\r\n\r\n" in request_ and size == 1:
+            assert not any(found[:-1])
+
+
+def test_an_overlong_body_is_waited_for_and_not_kept():
+    intake = Intake()
+    assert not intake.feed(POST + b"Content-Length: 500000\r\n\r\n")
+    for _ in range(4):
+        assert not intake.feed(b"x" * 100_000)
+    assert intake.feed(b"x" * 100_000)
+    assert len(intake.data) < 2 * MAX_BODY
+
+
+# headers
+
+
+def test_a_cookie_of_blanks_costs_no_more_than_another(wire_site):
+    """AP-21: each took 0.4 s with the interpreter locked; 200 of them would keep a process for 80 s."""
+    before = cpu_seconds(wire_site)
+    for blank in (" ", "\t", " \t"):
+        for _ in range(70):
+            cookie = "k=" + (blank * 8_000)[:8_000] + "x y;"
+            answer = requests.get(
+                f"{wire_site.url}/healthz", headers={"Cookie": cookie}, timeout=10
+            )
+            assert answer.status_code == 200
+    assert cpu_seconds(wire_site) - before < 20  # of processor time: other work does not count
+
+
+def cpu_seconds(site: services.Site) -> float:
+    """Return the processor time of the site's worker, whatever else the machine does."""
+    (pid,) = site.worker_pids()
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def test_more_than_eight_kibibytes_of_cookies_are_refused_in_our_own_words(wire_site):
+    """AP-21"""
+    cookie = {"Cookie": "a=" + "x" * 8_190}
+    assert requests.get(f"{wire_site.url}/login", headers=cookie, timeout=10).status_code == 200
+    cookie = {"Cookie": "a=" + "x" * 8_191}
+    page = requests.get(f"{wire_site.url}/login", headers=cookie, timeout=10)
+    assert (page.status_code, page.headers["Content-Type"]) == (431, "text/html; charset=utf-8")
+    assert "too many cookies" in page.text
+    assert page.headers["X-Frame-Options"] == "DENY"
+    problem = requests.get(f"{wire_site.url}/api/v1/auth/me", headers=cookie, timeout=10)
+    assert (problem.status_code, problem.json()["status"]) == (431, 431)
+    assert problem.headers["X-Request-Id"] == problem.json()["request_id"]
+
+
+# files
+
+
+OUTSIDE = [
+    "/static/../../../../../../../etc/passwd",
+    "/static/..%2f..%2f..%2f..%2f..%2f..%2fetc/passwd",
+    "/static//etc/passwd",
+    "/static/../config.py",
+    "/static/../../../../../../../dev/zero",
+    "/static/../../../../../../../proc/self/fd/1",
+    "/static/nope",
+    "/static/nope%00.css",
+    "/static/",
+    "/static/.",
+]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_no_name_of_a_file_outside_tells_anything(wire_site, path):
+    """PG-19: neither whether it is there, nor what is in it; and it costs nothing to ask."""
+    answers = set()
+    for method in ("OPTIONS", "GET", "HEAD", "PUT"):
+        for version in ("", "?v=0123456789ab"):
+            with connect(wire_site) as connection:
+                line = f"{method} {path}{version} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                connection.sendall(line.encode())
+                received = b""
+                while more := connection.recv(65536):
+                    received += more
+            answers.add((method, received.partition(b"\r\n")[0]))
+            assert b"root:" not in received
+            assert b"immutable" not in received
+    assert len(answers) == 4, answers
+    assert {status.split()[1] for method, status in answers if method != "OPTIONS"} <= {
+        b"404",
+        b"405",
+        b"308",
+    }
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_never_begun(wire_site):
+    """PG-19: one request took 2.6 GB."""
+    (pid,) = wire_site.worker_pids()
+    for path in OUTSIDE:
+        for _ in range(5):
+            with connect(wire_site) as connection:
+                connection.sendall(f"OPTIONS {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                assert connection.recv(10)
+    with open(f"/proc/{pid}/status") as file:
+        (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", file.read())
+    assert int(peak) < 300_000
+    assert wire_site.worker_pids() == [pid]
+
+
+@pytest.mark.parametrize("path", ["/static/x/../app.css", "/static/app.css/.", "/static/./app.css"])
+def test_a_file_of_ours_by_a_winding_path_is_that_file_or_nothing(wire_site, path):
+    """AP-23: it was a 500."""
+    with connect(wire_site) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        assert connection.recv(12) in {b"HTTP/1.1 200", b"HTTP/1.1 404"}
+
+
+# sign-ins
+
+
+def test_sign_ins_beyond_what_can_wait_are_refused_and_the_others_go_on(wire_site):
+    """LT-17: 220 in flight in one process; who asks for anything else is answered."""
+    (person,) = crowd(wire_site, 1)
+    body = {"email": "nobody@example.com", "password": "a wrong guess"}
+
+    def sign_in(_number: int) -> requests.Response:
+        return requests.post(f"{wire_site.url}/api/v1/auth/login", json=body, timeout=60)
+
+    with ThreadPoolExecutor(220) as pool:
+        waiting = [pool.submit(sign_in, number) for number in range(220)]
+        answered = 0
+        while not all(each.done() for each in waiting):
+            assert requests.get(f"{wire_site.url}/healthz", timeout=10).status_code == 200
+            assert person.me().status_code == 200
+            answered += 1
+        statuses = [each.result().status_code for each in waiting]
+    assert answered > 3
+    refused = [each.result() for each in waiting if each.result().status_code == 503]
+    assert set(statuses) <= {401, 429, 503}
+    assert refused, "nothing was bounded"
+    for answer in refused:
+        assert answer.json()["errors"][0]["code"] == "service_unavailable"
+        assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_a_port_without_production_is_for_this_machine_alone(tmp_path):
+    """Where APP_ENV was forgotten on a server, nobody else reaches the development's service."""
+    program = "import runpy; print(runpy.run_path('authsite/server/gunicorn_conf.py')['bind'])"
+
+    def bound(**environ: str) -> str:
+        ran = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=services.ROOT,
+            env={"PATH": "/usr/bin:/bin", **environ},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return ran.stdout.strip()
+
+    assert bound() == "127.0.0.1:8000"
+    assert bound(PORT="5001") == "127.0.0.1:5001"
+    assert bound(APP_ENV="production") == "127.0.0.1:8000"
+    assert bound(APP_ENV="production", PORT="5001") in {"[::]:5001", "0.0.0.0:5001"}
+    assert bound(DYNO="web.1", PORT="5001") in {"[::]:5001", "0.0.0.0:5001"}
+
+
+# guard
+
+
+HOSTILE = [
+    "",
+    "/..",
+    "/../../etc/passwd",
+    "%0d%0aX-A:%20b",
+    "%00",
+    "/%2e%2e%2f",
+    "%ff",
+    "/.",
+    "//",
+    ";x",
+    "?v=%00&next=%0d%0a",
+]
+MULTIPART = "multipart/form-data; boundary=x"
+BODIES = [
+    ("application/json", b"[]"),
+    ("application/json", b'{"email": {}, "token": 1}'),
+    ("application/x-www-form-urlencoded", b"email=%00&password=%ff&token=%0d%0a&=&&"),
+    (MULTIPART, b"--x\r\nContent-Disposition: form-data\r\n\r\nv\r\n--x--\r\n"),
+    (
+        MULTIPART,
+        b'--x\r\nContent-Disposition: form-data; filename="/etc/passwd"\r\n\r\nv\r\n--x--\r\n',
+    ),
+    (
+        MULTIPART,
+        b'--x\r\nContent-Disposition: form-data; name="csrf_token"; filename=""\r\n\r\nv\r\n--x--\r\n',
+    ),
+    (MULTIPART, b"--x\r\nno header\r\n\r\nv\r\n--x"),
+    ("multipart/form-data", b"--"),
+    ("text/plain", b"\xff"),
+]
+ENVIRONS = {
+    "development": ({}, "http"),
+    "production over http": ({"APP_ENV": "production"}, "http"),
+    "production over https": ({"APP_ENV": "production"}, "https"),
+}
+
+
+@pytest.mark.parametrize("which", ENVIRONS)
+def test_no_path_method_or_body_is_a_fault_of_ours(which, sqlite_url):
+    """AP-23: every route, those of tomorrow included."""
+    environ, scheme = ENVIRONS[which]
+    app = create_app(
+        {
+            "DATABASE_URL": "postgresql://127.0.0.1:9/none" if environ else sqlite_url,
+            "SECRET_KEY": services.SECRET_KEY,
+            "RATELIMIT_ENABLED": "1" if environ else "0",
+            **environ,
+            **(
+                {"PUBLIC_BASE_URL": "https://localhost", "MAIL_SERVER": "localhost"}
+                if environ
+                else {}
+            ),
+        }
+    )
+    client, paths = app.test_client(), set()
+    for rule in app.url_map.iter_rules():
+        paths.add(
+            re.sub(r"<(?:\w+:)?\w+>", "app.css" if rule.endpoint == "static" else "x", rule.rule)
+        )
+    asked = 0
+    for path in sorted(paths):
+        for suffix in HOSTILE:
+            methods = ("GET", "OPTIONS", "POST") if suffix else METHODS
+            for method in methods:
+                answer = ask(client, scheme, path + suffix, method)
+                asked += 1
+                assert answer.status_code != 500, (method, path + suffix)
+                assert "\n" not in answer.headers.get("Location", "")
+        for content_type, body in BODIES:
+            answer = ask(client, scheme, path, "POST", data=body, content_type=content_type)
+            assert answer.status_code != 500, (path, content_type, body)
+    assert asked > 1000
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+
+
+def ask(client, scheme, path, method, **how):
+    with client.open(path, method=method, base_url=f"{scheme}://localhost", **how) as answer:
+        return answer
+
+
+def test_a_foreign_page_cannot_guess_with_its_visitors_addresses(app):
+    """LT-18: the one kind of body that a browser sends to another site unasked."""
+    client = app.test_client()
+    form = {"username": "ada@example.com", "password": "a wrong guess"}
+    for path in ("/auth/login/oauth", "/auth/introspect", "/auth/revoke"):
+        answer = client.post(
+            f"/api/v1{path}",
+            data=form,
+            headers={"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+        )
+        assert answer.status_code in {401, 403}
+        if path != "/auth/introspect":
+            assert answer.get_json()["detail"] == "Another site sent this"
+    for headers in ({}, {"Sec-Fetch-Site": "same-origin"}):
+        answer = client.post("/api/v1/auth/login/oauth", data=form, headers=headers)
+        assert answer.get_json()["errors"][0]["code"] == "invalid_credentials"
+
+
+def test_a_listed_page_may_sign_in_from_another_origin(make_app):
+    """LT-18"""
+    client = make_app(CORS_ORIGINS="https://app.example.com").test_client()
+    answer = client.post(
+        "/api/v1/auth/login/oauth",
+        data={"username": "ada@example.com", "password": "a wrong guess"},
+        headers={"Sec-Fetch-Site": "cross-site", "Origin": "https://app.example.com"},
+    )
+    assert answer.get_json()["errors"][0]["code"] == "invalid_credentials"
+
+
+# a database that is frozen
+
+
+@pytest.mark.postgresql
+def test_a_frozen_database_leaves_what_needs_none(postgresql_server_url):
+    """FA-13: forty requests a second wait for it, and the process still says that it lives."""
+    with services.postgresql_server() as server, services.new_database(server.url) as url:
+        environ = {"DATABASE_URL": url, "RATELIMIT_ENABLED": "0"}
+        with services.Site(environ, workers=1) as site, ThreadPoolExecutor(200) as pool:
+            for pid in server.pids():
+                _signal(pid, signal.SIGSTOP)
+            try:
+                waiting = []
+                for _ in range(200):
+                    waiting.append(pool.submit(requests.get, f"{site.url}/readyz", timeout=60))
+                    time.sleep(1 / 40)  # the fault itself: how often it is asked
+                    if len(waiting) % 10 == 0:
+                        assert requests.get(f"{site.url}/healthz", timeout=10).status_code == 200
+            finally:
+                for pid in server.pids():
+                    _signal(pid, signal.SIGCONT)
+            assert {each.result().status_code for each in waiting} <= {200, 503}
+
+
+def _signal(pid: int, which: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, which)
