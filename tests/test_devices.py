@@ -1,7 +1,9 @@
 """What people read in their list of devices, for agents as they were sent in 2024 to 2026."""
 
 import random
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,12 @@ FIRE = f"Mozilla/5.0 (Linux; Android 9; KFTRWI) {WEBKIT}"
 CHROME_ON_WINDOWS = f"{WINDOWS} Chrome/143.0.0.0 Safari/537.36"
 CHROME_ON_ANDROID = f"{ANDROID} Chrome/143.0.0.0 Mobile Safari/537.36"
 
+# Agents of today from public lists, each decided as its owner would: the agent, the name, system and type.
+TODAY = [
+    tuple(line.split("\t"))
+    for line in Path(__file__).with_name("user_agents.tsv").read_text().splitlines()
+]
+
 SYSTEMS = {
     "Windows": ("Windows", "desktop"),
     "Mac": ("macOS", "desktop"),
@@ -40,7 +48,7 @@ BROWSERS = [
     (f"{CHROME_ON_WINDOWS} Vivaldi/7.0.3495.6", "Vivaldi", "Windows"),
     (f"{NT}; Win64; x64; rv:145.0) Gecko/20100101 Firefox/145.0", "Firefox", "Windows"),
     (f"{NT}; WOW64; Trident/7.0; rv:11.0) like Gecko", "Internet Explorer", "Windows"),
-    (f"{WINDOWS} Slack/4.40.128 Chrome/128.0 Electron/32.0.1", "Desktop app", "Windows"),
+    (f"{WINDOWS} Slack/4.40.128 Chrome/128.0 Electron/32.0.1", "Slack", "Windows"),
     (f"{MAC} {APPLE} Version/26.1 Safari/605.1.15", "Safari", "Mac"),
     (f"{MAC} {WEBKIT} Chrome/143.0.0.0 Safari/537.36", "Chrome", "Mac"),
     (f"{MAC[:-1]}; rv:145.0) Gecko/20100101 Firefox/145.0", "Firefox", "Mac"),
@@ -187,6 +195,19 @@ HOSTILE = [
 @pytest.mark.parametrize(("agent", "browser", "place"), BROWSERS)
 def test_a_browser_is_called_what_its_owner_calls_it(agent, browser, place):
     assert devices.describe(agent) == (f"{browser} on {place}", browser, *SYSTEMS[place])
+
+
+@pytest.mark.parametrize(("agent", "name", "system", "kind"), TODAY)
+def test_a_device_of_today_is_called_what_its_owner_calls_it(agent, name, system, kind):
+    device = devices.describe(agent)
+    assert (device.name, device.os or "-", device.type) == (name, system, kind)
+
+
+@pytest.mark.parametrize("agent", [each[0] for each in TODAY])
+def test_an_update_is_no_new_device(agent):
+    """Its owner would be mailed of a new one: the name changes with no version."""
+    updated = re.sub(r"\d+(?=\.\d)", lambda found: str(int(found[0]) + 1), agent)
+    assert devices.describe(updated) == devices.describe(agent)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ NAMES = {
     "amazon silk": "Silk",
     "android": "",
     "apple mail": "",  # user-agents' guess for every Mac app that shows a page
+    "code": "VS Code",
     "dalvik": "",
     "dart": "Dart app",
     "electron": "Desktop app",
@@ -29,18 +30,29 @@ NAMES = {
     "google": "Google app",
     "ie": "Internet Explorer",
     "java": "Java program",
+    "miuibrowser": "Mi Browser",
     "mozilla": "",
     "node": "Node.js",
     "node-fetch": "Node.js",
     "okhttp": "OkHttp app",
     "other": "",
     "postmanruntime": "Postman",
+    "wechat browser": "WeChat",
 }
 SCRIPTS = re.compile(
     r"(?i)^(?:(?:lib|py)?curl|wget|httpie|xh|aws-cli|git|postmanruntime|insomnia|bruno|lynx|w3m"
     r"|python|aiohttp|node|undici|axios|java|apache-httpclient|go-http-client|ruby|faraday"
-    r"|php|guzzlehttp|libwww-perl|reqwest|restsharp)\b|powershell/"
+    r"|php|guzzlehttp|libwww-perl|(?:rust-)?reqwest|restsharp|deno|bun|ktor|symfony httpclient|got(?= \()"
+    r"|gh|github cli|kubectl|terraform|docker|k6|ansible-httpget)\b|powershell/"
 )
+# A program that opens a page because a person asked it to.
+ASSISTANTS = re.compile(r"\b(?:ChatGPT|Claude|Perplexity|MistralAI)-User\b")
+ELECTRON = re.compile(r"\) ([\w-]{1,30})/[\d.]{1,30} Chrome/[\d.]{1,30} Electron/")
+# From the number on, in whatever way it is told: " v2.9.2", "-2.9", "_2.9-beta", " version 2".
+VERSION = re.compile(
+    r"(?i)[\s_.-]{0,3}(?:\b(?:v|ver|version|build|release)\.?(?:\s?\d|$)|\d{1,9}\.\d).*"
+)
+BUNDLE = re.compile(r"[a-z]{2,9}(?:\.[\w-]{1,60}){1,9}\.([A-Za-z]\w{0,60})")
 
 
 class Device(NamedTuple):
@@ -58,9 +70,16 @@ class Place(NamedTuple):
 
 # The first pattern found decides: televisions and consoles pose as desktops, phones as each other.
 PLACES = {
+    r"Windows Phone|IEMobile": Place("Windows Phone", "Windows Phone", "mobile"),
+    # Asked for the page that a computer gets. Safari's cannot be told from a Mac's.
+    r"Macintosh.+ (?:CriOS|EdgiOS|FxiOS|GSA|OPT|OPX|OPiOS)/": Place(
+        "iPhone or iPad", "iOS", "mobile"
+    ),
     r"^Dalvik/": Place("Android app", "Android", "mobile"),
-    r"PlayStation [45]|Nintendo Switch|Xbox": Place("", None, "console"),
+    r"PlayStation [45]|Nintendo Switch(?: 2)?|Xbox": Place("", None, "console"),
     r"PlayStation|Nintendo": Place("", None, "console"),
+    r"Mozilla.+; Quest \w": Place("Meta Quest", "Android", "console"),
+    r"watchOS|Apple ?Watch": Place("Apple Watch", "watchOS", "other"),
     r"Apple ?TV": Place("Apple TV", "tvOS", "tv"),
     r"Roku": Place("", None, "tv"),
     r"CrKey|; Chromecast": Place("Chromecast", None, "tv"),
@@ -73,13 +92,25 @@ PLACES = {
     r"iPhone|iPod": Place("", "iOS", "mobile"),
     r"Windows": Place("", "Windows", "desktop"),
     r"Macintosh|CFNetwork/.+\((?:x86_64|arm64)": Place("Mac", "macOS", "desktop"),
+    r"[(; ]iPadOS[ /]\d": Place("iPad", "iPadOS", "tablet"),
+    r"[(; ]macOS[ /]\d": Place("Mac", "macOS", "desktop"),
+    r"[(; ]iOS[ /]\d": Place("iOS", "iOS", "mobile"),  # what Alamofire writes for every app
     r"CFNetwork/": Place("iOS", "iOS", "mobile"),  # a Mac with Apple silicon says the same
     r"CrOS": Place("Chromebook", "ChromeOS", "desktop"),
+    r"Kindle/": Place("Kindle", None, "tablet"),
+    r"Tesla/": Place("Tesla", None, "other"),
+    r"KAIOS/": Place("KaiOS", "KaiOS", "mobile"),
     r"; KF[A-Z]{2}": Place("Fire tablet", "Android", "tablet"),
     r"Android.+Tablet": Place("Android", "Android", "tablet"),
     r"Android.+(?:Mobi|Mini)": Place("Android", "Android", "mobile"),
-    r"Android": Place("", "Android", "tablet"),
+    r"^Mozilla.+Android|Android.+(?:SM-[PTX]\d|\b(?:Tab|Pad)\b)": Place(
+        "Android", "Android", "tablet"
+    ),
+    r"Android": Place("Android", "Android", "mobile"),  # an app: only browsers say what is no phone
+    r"\(PC; (?:Open)?Harmony": Place("HarmonyOS", "HarmonyOS", "desktop"),
+    r"\(Tablet; (?:Open)?Harmony": Place("HarmonyOS", "HarmonyOS", "tablet"),
     r"HarmonyOS|OpenHarmony": Place("HarmonyOS", "HarmonyOS", "mobile"),
+    r"(?:Free|Open|Net)BSD": Place("", "BSD", "desktop"),
     r"Linux": Place("", "Linux", "desktop"),
 }
 
@@ -104,15 +135,17 @@ def _describe(agent: str, brands: str, platform: str, version: str, model: str) 
     # Imported late: it takes 180 ms and only a sign-in needs it.
     from user_agents import parse
 
+    if assistant := ASSISTANTS.search(agent):
+        return Device(assistant[0], assistant[0], None, "bot")
     agent = _with_model(agent, model)
     parsed = parse(agent)
-    browser = product or _browser(parsed.browser.family, brands)
+    browser = product or _electron(agent) or _browser(parsed.browser.family, brands)
     if parsed.is_bot or browser.lower().endswith("bot"):
         return Device(browser or "Bot", browser or None, None, "bot")
     place = _place(agent, parsed.device.family, version if platform == '"Windows"' else "")
     if place.type in ("tv", "console"):
         browser = ""  # nobody knows its name, user-agents included
-    name = " on ".join(filter(None, (browser, place.label))) or UNKNOWN
+    name = " on ".join(dict.fromkeys(filter(None, (browser, place.label)))) or UNKNOWN
     return Device(name, browser or None, place.os, place.type)
 
 
@@ -131,8 +164,16 @@ def _words(text: str) -> str:
 
 def _product(agent: str) -> str:
     """Return the name of an app or a script; nothing for a browser, which only says Mozilla."""
-    token = re.split(r"[/(]| \d", agent, maxsplit=1)[0]
-    words = _words(unquote(token))
+    token = unquote(re.split(r"[/(]| \d", agent, maxsplit=1)[0])
+    # Without its version: an update is no new device, of which its owner would be mailed.
+    words = _words(VERSION.sub("", BUNDLE.sub(r"\1", token), count=1))
+    return NAMES.get(words.lower(), words)
+
+
+def _electron(agent: str) -> str:
+    """Return the name of the desktop app that shows pages in a Chrome of its own."""
+    found = ELECTRON.search(agent)
+    words = _words(found[1]) if found else ""
     return NAMES.get(words.lower(), words)
 
 
@@ -164,6 +205,8 @@ def _place(agent: str, model: str, windows_version: str) -> Place:
 def _phone(model: str) -> str:
     if "SM-" in model:
         return "Samsung Galaxy"
+    if "RMX" in model:
+        return "Realme"  # user-agents takes it for its parent's
     # "Pixel 8" or "Oppo CPH2411" tells its owner something, "M2102J20SG" does not.
     is_telling = " " in model and not re.search("Generic|Browser", model)
     return (is_telling and _words(model)) or "Android"
