@@ -327,7 +327,12 @@ def test_the_details_page_changes_neither_the_address_nor_the_standing(app, ada)
 
 @pytest.mark.parametrize(
     "hostile",
-    ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7*7 }}", "a\u202eb"],
+    [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "{{ 7*191_919_191 }}",
+        "a\u202eb",
+    ],
 )
 def test_a_hostile_name_or_user_agent_stays_text(app, ada, hostile):
     """PG-14."""
@@ -343,4 +348,4 @@ def test_a_hostile_name_or_user_agent_stays_text(app, ada, hostile):
         assert not elements(page, "img")
         assert len(elements(page, "script")) == 1
         assert not any(elements(page, tag) for tag in ("b", "i", "u"))
-        assert "49" not in words(page) or "7*7" in words(page)
+        assert "1343434337" not in words(page)
