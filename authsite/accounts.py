@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from flask import current_app
 from sqlalchemy import String, Uuid, bindparam, exists, func, insert, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
@@ -13,6 +14,7 @@ from . import clock, database, events, password_policy, sessions, spelling, thro
 from .crypto import hashing
 from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User, UserEmail
 from .errors import EmailTaken, InactiveAccount, InvalidCredentials, UnknownAccount
+from .mail import emails, outbox
 
 
 class Authenticated(NamedTuple):
@@ -31,8 +33,12 @@ def register(
     last_name: str | None = None,
     phone_number: str | None = None,
     is_superuser: bool = False,
+    is_verified: bool = False,
 ) -> Authenticated:
-    """Create an account; raise WeakPassword, or EmailTaken whatever the case of its letters."""
+    """Create an account; raise WeakPassword, or EmailTaken whatever the case of its letters.
+
+    Unless `is_verified`, its address gets a link to confirm it.
+    """
     email = spelling.canonical_email(email)
     password_policy.require_strong(password, email=email)
     password_hash = hashing.hash_password(password)
@@ -40,6 +46,7 @@ def register(
     account = Account(
         id=database.uuid7(now),
         email=email,
+        email_verified_at=now if is_verified else None,
         first_name=first_name,
         last_name=last_name,
         phone_number=phone_number,
@@ -57,6 +64,7 @@ def register(
             )
             if not take_email(account.id, email):
                 raise EmailTaken(field="email")
+            send_verification(account)
     except (IntegrityError, EmailTaken):
         events.record("register", outcome="refused", code=EmailTaken.code)
         raise EmailTaken(field="email") from None
@@ -169,6 +177,17 @@ def adopt(since: datetime) -> int:
     )
     adopting = _insert_emails().from_select(["email", "user_id"], unlisted)
     return database.run(adopting.on_conflict_do_nothing())
+
+
+def send_verification(account: Account) -> None:
+    """Mail a link to confirm the account's address, unless that is done or the site wants none.
+
+    At most 3 go to an account in any hour; of one too many nothing is said. In the caller's transaction.
+    """
+    if account.email_verified_at or current_app.config["EMAIL_VERIFICATION"] == "off":
+        return
+    if throttling.may_mail("verify_email", str(account.id)):
+        outbox.queue(emails.verify_email(account.id, requested_at=clock.now()))
 
 
 def end_resets(user_id: uuid.UUID) -> None:

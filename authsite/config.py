@@ -270,6 +270,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
     "SITE_NAME": ("SITE_NAME", str, "authsite"),
     "CORS_ORIGINS": ("CORS_ORIGINS", _origins, []),
     "SERVICE_CLIENTS": ("SERVICE_CLIENTS", _service_clients, []),
+    "EMAIL_VERIFICATION": ("EMAIL_VERIFICATION", _one_of("off", "optional"), "optional"),
     "PASSWORD_MIN_LENGTH": ("PASSWORD_MIN_LENGTH", _integer(MIN_PASSWORD_LENGTH, 64), 8),
     "REFRESH_GRACE_SECONDS": ("REFRESH_GRACE_SECONDS", _integer(0, 60), 30),
     "TRUSTED_BROWSER_DAYS": ("TRUSTED_BROWSER_DAYS", _integer(0, 365), 30),

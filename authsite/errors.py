@@ -123,6 +123,11 @@ class ResetTokenInvalid(AuthsiteError):
     message = "Invalid or expired password reset token"
 
 
+class EmailTokenInvalid(AuthsiteError):
+    code = "email_token_invalid"
+    message = "Invalid or expired email confirmation link"
+
+
 class UnsupportedGrantType(AuthsiteError):
     code = "validation_error"
     message = "The grant type must be password"

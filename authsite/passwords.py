@@ -77,6 +77,8 @@ def reset(
     with database.transaction():
         # The user's row first, here and everywhere: two operations on one account cannot deadlock.
         _write(account.id, password_hash, now)
+        # The link came by mail: it proves the address as well as one that was sent to do so.
+        database.run(_VERIFY, {"owner_id": account.id, "now": now})
         # Of two uses at once, this finds the link live for one.
         if not database.run(_USE_RESET, {"reset_id": reset_id, "now": now}):
             raise ResetTokenInvalid
@@ -191,6 +193,11 @@ _LIVE_RESET = (
     select(PasswordReset.id, *ACCOUNT_COLUMNS)
     .join_from(PasswordReset, User, User.id == PasswordReset.user_id)
     .where(*_IS_LIVE, User.is_active)
+)
+_VERIFY = (
+    update(User)
+    .where(User.id == bindparam("owner_id"), User.email_verified_at.is_(None))
+    .values(email_verified_at=bindparam("now"))
 )
 _USE_RESET = update(PasswordReset).where(*_IS_LIVE).values(ended_at=bindparam("now"))
 _HASH = select(User.password_hash, User.password_changed_at).where(User.id == bindparam("user_id"))

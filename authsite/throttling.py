@@ -29,6 +29,8 @@ from .errors import TooManyAttempts
 WINDOW = timedelta(minutes=15)
 MAX_RECENT = 10
 MAX_CONSECUTIVE = 100
+MAIL_WINDOW = timedelta(hours=1)
+MAX_MAILS = 3
 ONLY_A_RESET_HELPS = "Too many attempts. Reset your password to sign in again."
 
 
@@ -124,6 +126,30 @@ def key_for(email: str, known_browser: str | None = None) -> bytes:
 def forget(email: str) -> None:
     """Start the address afresh, after its password has been reset."""
     database.run(_FORGET, {"counter": key_for(email)})
+
+
+def may_mail(name: str, whom: str) -> bool:
+    """Count a mail of this name to `whom` and return True; return False if that were too many of them.
+
+    There are at most MAX_MAILS in any hour: each that is counted begins the hour anew.
+    """
+    now = clock.now()
+    insert = (sqlite if database.is_sqlite() else postgresql).insert(SignInFailures)
+    is_over = SignInFailures.window_ends_at <= now
+    counted = insert.values(
+        key=tokens.keyed_digest(f"mail {name}", whom),
+        recent=1,
+        window_ends_at=now + MAIL_WINDOW,
+        consecutive=0,
+    ).on_conflict_do_update(
+        index_elements=[SignInFailures.key],
+        set_={
+            "recent": case((is_over, 1), else_=SignInFailures.recent + 1),
+            "window_ends_at": now + MAIL_WINDOW,
+        },
+        where=or_(is_over, SignInFailures.recent < MAX_MAILS),
+    )
+    return database.row(counted.returning(SignInFailures.recent)) is not None
 
 
 def delete_stale(before: datetime) -> int:

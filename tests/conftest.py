@@ -113,7 +113,12 @@ def make_app(database_url: str) -> Iterator[MakeApp]:
         key = (database_url, *sorted(environ.items()))
         if is_of_its_own or key not in _made:
             app = create_app(
-                {"DATABASE_URL": database_url, "SECRET_KEY": services.SECRET_KEY, **environ}
+                {
+                    "DATABASE_URL": database_url,
+                    "SECRET_KEY": services.SECRET_KEY,
+                    "EMAIL_VERIFICATION": "off",  # no mail but those that a test is about
+                    **environ,
+                }
             )
             app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
             if is_of_its_own:

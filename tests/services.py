@@ -284,6 +284,12 @@ class Mailbox:
         """Return the address of the reset page in a message."""
         return next(word for word in self.text(index).split() if "/reset-password?token=" in word)
 
+    def token(self, page: str, index: int = -1) -> str:
+        """Return the token in the link to this page in a message."""
+        mark = f"{page}?token="
+        (word,) = (each for each in self.text(index).split() if mark in each)
+        return word.partition(mark)[2]
+
     def __enter__(self) -> "Mailbox":
         self._controller.start()
         return self
@@ -304,6 +310,7 @@ class Site:
             "SECRET_KEY": SECRET_KEY,
             "PORT": str(self.port),
             "WEB_CONCURRENCY": str(workers),
+            "EMAIL_VERIFICATION": "off",  # no mail but those that a test is about
             **environ,
         }
         self.process: subprocess.Popen[bytes] | None = None

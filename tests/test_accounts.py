@@ -58,6 +58,7 @@ def test_registering_makes_an_active_account_without_privileges(time_machine):
     assert account._asdict() == {
         "id": account.id,
         "email": "ada@example.com",
+        "email_verified_at": None,
         "first_name": "Ada",
         "last_name": "Lovelace",
         "phone_number": "+44 20",

@@ -4,13 +4,14 @@ from flask import Blueprint
 
 from ..extensions import csrf
 from ..web import authentication
-from . import accounts, documentation, operations, passwords, services, sessions
+from . import accounts, addresses, documentation, operations, passwords, services, sessions
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 blueprint.before_request(authentication.from_bearer)
 
 for _child in (
     accounts.blueprint,
+    addresses.blueprint,
     passwords.blueprint,
     sessions.blueprint,
     services.blueprint,

@@ -5,7 +5,7 @@ import sys
 import click
 from flask import current_app
 
-from .. import accounts, passwords, sessions
+from .. import accounts, addresses, passwords, sessions
 from ..web.forms import RegisterForm
 from .shell import blueprint, reporting
 
@@ -14,8 +14,9 @@ from .shell import blueprint, reporting
 @click.argument("email")
 @click.option("--first-name", default=None, help="Default: what stands before the @.")
 @click.option("--superuser", is_flag=True)
+@click.option("--verified", is_flag=True, help="The address is known to be its owner's.")
 @reporting
-def create_user(email: str, first_name: str | None, superuser: bool) -> None:
+def create_user(email: str, first_name: str | None, superuser: bool, verified: bool) -> None:
     """Create an account; the password is prompted for, or read from standard input."""
     with current_app.test_request_context():
         form = RegisterForm.from_members(
@@ -30,8 +31,17 @@ def create_user(email: str, first_name: str | None, superuser: bool) -> None:
         password=form.password.data or "",
         first_name=form.first_name.data or "",
         is_superuser=superuser,
+        is_verified=verified,
     )
     click.echo(f"Created {registered.account.email}.")
+
+
+@blueprint.cli.command("verify-email")
+@click.argument("email")
+@reporting
+def verify_email(email: str) -> None:
+    """Confirm the address of an account whose owner is known to read its mail."""
+    click.echo(f"Confirmed {addresses.verify_by_operator(email).email}.")
 
 
 @blueprint.cli.command("deactivate-user")

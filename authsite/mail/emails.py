@@ -6,16 +6,17 @@ working link nor an address.
 
 import uuid
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from flask import current_app, render_template
 from flask_mail import Message
 
-from .. import spelling
+from .. import clock, spelling
 from ..crypto import tokens
 
 MAX_SUBJECT = 60
+LINK_LIFETIME = timedelta(hours=24)
 
 
 class Mail(NamedTuple):
@@ -90,8 +91,16 @@ def token_reuse(user_id: uuid.UUID, device_name: str, ended_at: datetime) -> Mai
     )
 
 
-def compose(mail: Mail, *, email: str, first_name: str) -> Message:
-    """Return the message as it leaves; its links are made from PUBLIC_BASE_URL and nothing else."""
+def verify_email(user_id: uuid.UUID, *, requested_at: datetime) -> Mail:
+    """Return the mail that asks the owner of an account to confirm its address."""
+    return Mail(user_id, "verify_email", {"requested_at": requested_at.isoformat()})
+
+
+def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
+    """Return the message as it leaves; its links are made from PUBLIC_BASE_URL and nothing else.
+
+    Without a `first_name` it calls nobody by one.
+    """
     base_url: str = current_app.config["PUBLIC_BASE_URL"]
     context: dict[str, Any] = {
         key: datetime.fromisoformat(value) if key.endswith("_at") else value
@@ -106,6 +115,10 @@ def compose(mail: Mail, *, email: str, first_name: str) -> Message:
     }
     if reset_id := context.pop("reset_id", None):
         context["link"] = f"{base_url}/reset-password?token={tokens.sign('reset', reset_id)}"
+    if mail.name == "verify_email":
+        link = tokens.sign("verify_email", f"{mail.user_id}:{email}")
+        context["link"] = f"{base_url}/verify-email?token={link}"
+        context["expires_at"] = clock.now() + LINK_LIFETIME
     folder = f"emails/{mail.name}"
     # A subject is one line whatever a device calls itself.
     subject = " ".join(render_template(f"{folder}/subject.txt", **context).split())

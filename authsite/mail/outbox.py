@@ -86,13 +86,13 @@ def _claim() -> list[database.Row]:
 def _deliver_one(row: database.Row) -> bool:
     """Send one claimed mail; return whether it left. What cannot be sent now is tried again later."""
     to = database.row(_RECIPIENT, {"user_id": row.user_id})
-    if to is None or not to.is_active or _is_overtaken(row):
+    if to is None or not to.is_active or _is_overtaken(row, to):
         database.run(_DELETE, {"mail_id": row.id})
         events.record("mail", outcome="dropped", mail=row.name, user_id=row.user_id)
         return True
     try:
         mail = emails.Mail(row.user_id, row.name, row.facts)
-        _send(emails.compose(mail, email=to.email, first_name=to.first_name))
+        _send(emails.compose(mail, email=to.email, first_name=_greeted(to)))
     except Exception as error:
         # Not only the network's: a mail that cannot even be written must not stand before all others.
         _postpone(row, error)
@@ -102,8 +102,18 @@ def _deliver_one(row: database.Row) -> bool:
     return True
 
 
-def _is_overtaken(row: database.Row) -> bool:
-    """Return whether the mail is a reset link that no longer works: nobody should get it."""
+def _greeted(to: database.Row) -> str | None:
+    """Return by which name a mail may call its reader.
+
+    Until the address is proven anybody may have typed it, with a name that is a message of his own.
+    """
+    return str(to.first_name) if to.email_verified_at else None
+
+
+def _is_overtaken(row: database.Row, to: database.Row) -> bool:
+    """Return whether the mail is a link that no longer works: nobody should get it."""
+    if row.name == "verify_email":
+        return to.email_verified_at is not None
     reset_id = row.facts.get("reset_id")
     return reset_id is not None and not database.row(
         _LIVE_RESET, {"reset_id": reset_id, "now": clock.now()}
@@ -199,7 +209,7 @@ def _drainer(app: Flask) -> Drainer:
 _MAIL_ID = OutgoingMail.id == bindparam("mail_id")
 _DELETE = delete(OutgoingMail).where(_MAIL_ID)
 _POSTPONE = update(OutgoingMail).where(_MAIL_ID).values(due_at=bindparam("new_due_at"))
-_RECIPIENT = select(User.email, User.first_name, User.is_active).where(
+_RECIPIENT = select(User.email, User.email_verified_at, User.first_name, User.is_active).where(
     User.id == bindparam("user_id")
 )
 _LIVE_RESET = select(PasswordReset.id).where(

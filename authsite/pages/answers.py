@@ -4,7 +4,7 @@ import re
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from flask import flash, g, get_flashed_messages, redirect, render_template, request
+from flask import flash, g, get_flashed_messages, redirect, render_template, request, session
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from werkzeug.wrappers import Response
@@ -16,6 +16,8 @@ from ..web.forms import Form
 HOME = "/account/devices"
 LOGIN = "/login"
 REGISTER = "/register"
+MAX_LINK_TOKEN = 512  # the longest of ours have 450; a cookie holds 4096
+WRONG_PASSWORD = "Your password is wrong"  # noqa: S105
 EXPIRED = "Your form expired. Try again."
 NO_COOKIE = "Your browser keeps no cookie for this site. Allow cookies and try again."
 ALREADY_IN = "You are already signed in."
@@ -80,6 +82,17 @@ def next_location() -> str:
     origin = headers.own_origin()
     resolved = urlsplit(urljoin(origin, target))
     return target if f"{resolved.scheme}://{resolved.netloc}" == origin else HOME
+
+
+def unusable_link(name: str, template: str) -> ResponseReturnValue:
+    """Return the page for a mailed link, kept in the cookie by this name, that does not work; forget it."""
+    if not request.cookies:
+        # The link left its token in a cookie; whether it is good nobody can say.
+        text, _ = page("errors/no_cookie_for_link.html")
+        return text, 400
+    session.pop(name, None)
+    text, _ = page(template)
+    return text, 410
 
 
 def _errors(form: Form | None) -> Errors:

@@ -12,7 +12,6 @@ from . import answers
 
 blueprint = Blueprint("passwords", __name__)
 
-MAX_LINK_TOKEN = 512  # ours have about 100; a cookie holds 4096
 WRONG_CURRENT = "Your current password is wrong"
 
 
@@ -76,7 +75,7 @@ def forgot() -> ResponseReturnValue:
 def show_reset() -> ResponseReturnValue:
     """Show the form for a new password; a link's token first leaves the URL. Nothing is used up."""
     if "token" in request.args:
-        session["reset"] = request.args["token"][:MAX_LINK_TOKEN]
+        session["reset"] = request.args["token"][: answers.MAX_LINK_TOKEN]
         return redirect("/reset-password", 303)
     return _reset_page(NewPasswordForm())
 
@@ -121,10 +120,4 @@ def _reset_page(form: NewPasswordForm) -> ResponseReturnValue:
 
 
 def _unusable_link() -> ResponseReturnValue:
-    if not request.cookies:
-        # The link left its token in a cookie; whether it is good nobody can say.
-        text, _ = answers.page("passwords/no_cookie.html")
-        return text, 400
-    session.pop("reset", None)
-    text, _ = answers.page("passwords/unusable_link.html")
-    return text, 410
+    return answers.unusable_link("reset", "passwords/unusable_link.html")

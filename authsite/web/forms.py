@@ -247,6 +247,20 @@ class ResetForm(Form):
     new_password = PasswordField("New password", validators=[is_strong_password])
 
 
+class EmailTokenForm(Form):
+    """The API's, to confirm an address."""
+
+    token = StringField("Token", validators=[Text("Give the token of the link", most=MAX_TOKEN)])
+
+
+class PasswordForm(Form):
+    """Whose account it is, beside a link that came by mail."""
+
+    password = PasswordField(
+        "Password", validators=[Text("Enter your password", most=4096, name="Password")]
+    )
+
+
 class NewPasswordForm(Form):
     """The page's: its link stands in the cookie."""
 

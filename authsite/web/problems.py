@@ -24,6 +24,7 @@ from . import authentication, headers
 STATUSES: dict[type[errors.AuthsiteError], int] = {
     errors.MalformedRequest: 400,
     errors.ResetTokenInvalid: 400,
+    errors.EmailTokenInvalid: 400,
     errors.UnsupportedGrantType: 400,
     errors.MfaTokenInvalid: 400,
     errors.SetupTokenInvalid: 400,

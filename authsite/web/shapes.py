@@ -47,6 +47,8 @@ CODES = {
     " another session. Begin again.",
     "no_second_step": "There is no authenticator app and no passkey yet.",
     "already_replaced": "Somebody has made new recovery codes since. Read the current set's id first.",
+    "email_token_invalid": "The link has been used, has expired, was sent to another address than the account"
+    " has now, belongs to another account, or never was one. Ask for a new link.",
     "reset_token_invalid": "The reset link has been used, has expired, has been replaced by a newer one,"
     " or never was one. Ask for a new link.",
     "service_unavailable": "The service cannot do its work just now; nothing was changed. Try again"
@@ -55,11 +57,13 @@ CODES = {
 }
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIuLi4ifQ.c2lnbmF0dXJl"  # noqa: S105
+EMAIL_TOKEN = "ImFkYSI.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
 ID = {"type": "string", "format": "uuid", "examples": ["01936f2a-7c4e-7b1d-9a57-3f6b2c1d4e5f"]}
 TIME = {"type": "string", "format": "date-time", "description": "In UTC, ending in Z."}
 USER = {
     "id": "01936f2a-7c4e-7b1d-9a57-3f6b2c1d4e5f",
     "email": "ada@example.com",
+    "email_verified": True,
     "first_name": "Ada",
     "last_name": "Lovelace",
     "phone_number": "+442079460958",
@@ -67,6 +71,11 @@ USER = {
     "is_superuser": False,
     "created_at": "2026-11-02T09:15:00.250000Z",
     "updated_at": "2026-11-02T09:15:00.250000Z",
+}
+EMAIL_VERIFIED = {
+    "type": "boolean",
+    "description": "Whether the owner of the account has shown to read the mail of this address. Trust the"
+    " address with nothing before.",
 }
 SESSION = {
     "id": "01937b61-02aa-7f0e-8c11-5f0d7e2b9a43",
@@ -109,6 +118,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         {
             "id": ID,
             "email": text(MAX_EMAIL, format="email"),
+            "email_verified": EMAIL_VERIFIED,
             "first_name": text(MAX_NAME),
             "last_name": or_null(text(MAX_NAME)),
             "phone_number": or_null(text(MAX_PHONE)),
@@ -118,6 +128,14 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "updated_at": TIME,
         },
         examples=[USER],
+    ),
+    "Email": _object(
+        "The address of an account.",
+        {
+            "email": text(MAX_EMAIL, format="email"),
+            "email_verified": EMAIL_VERIFIED,
+        },
+        examples=[{"email": "ada@example.com", "email_verified": True}],
     ),
     "Session": _object(
         "A device on which the user is signed in. All that it tells of itself is hearsay.",

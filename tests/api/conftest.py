@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import func, select, text
 from werkzeug.test import TestResponse
 
-from authsite import database
+from authsite import accounts, database
 from authsite.crypto import tokens
 from tests import services
 from tests.factories import PASSWORD
@@ -147,6 +147,13 @@ def reset_token_from_outbox(app: Flask) -> str:
         found = database.row(statement)
         assert found is not None
         return tokens.sign("reset", found.id)
+
+
+def email_token(app: Flask, email: str) -> str:
+    """Return the token of the link that confirms an address, as its mail has it."""
+    with app.app_context():
+        account = accounts.find_by_email(email)
+        return tokens.sign("verify_email", f"{account.id}:{account.email}")
 
 
 def is_moment(written: object) -> bool:

@@ -34,6 +34,7 @@ from tests.factories import PASSWORD
 USER_MEMBERS = [
     "id",
     "email",
+    "email_verified",
     "first_name",
     "last_name",
     "phone_number",

@@ -27,6 +27,7 @@ from tests.api.conftest import (
     OTHER_EMAIL,
     V1,
     bearer,
+    email_token,
     log_in,
     register,
     reset_token_from_outbox,
@@ -54,6 +55,9 @@ OPERATION_IDS = {
     ("DELETE", "/sessions/me/expired"): "cleanup_expired_sessions",
     ("POST", "/auth/introspect"): "introspect_token",
     ("POST", "/auth/revoke"): "revoke_token",
+    ("GET", "/users/me/email"): "get_email",
+    ("POST", "/users/me/email/verification"): "request_email_verification",
+    ("POST", "/users/me/email/verify"): "verify_email",
     ("GET", "/openapi.json"): "openapi_document",
     ("GET", "/docs"): "docs",
 }
@@ -63,7 +67,7 @@ CODES = {
     *("malformed_request", "unsupported_media_type", "payload_too_large", "not_found"),
     *("method_not_allowed", "rate_limited", "reset_token_invalid", "service_unavailable"),
     *("internal_error", "invalid_client", "mfa_required", "invalid_code", "mfa_token_invalid"),
-    *("setup_token_invalid", "no_second_step", "already_replaced"),
+    *("email_token_invalid", "setup_token_invalid", "no_second_step", "already_replaced"),
 }
 UNKNOWN_ID = "01a214d0-0a14-7a82-b9ec-9e64ba990d5e"
 
@@ -333,6 +337,7 @@ def variables(client):
         "REFRESH_TOKEN": held["refresh_token"],
         "SESSION_ID": session_id(other),
         "RESET_TOKEN": reset_token_from_outbox(client.application),
+        "EMAIL_TOKEN": email_token(client.application, EMAIL),
         **service(client),
     }
 
@@ -369,10 +374,13 @@ def run(client, command, shell):
     return client.open(address.path, method=method, headers=headers, data=fields or body)
 
 
+SHELL_VARIABLES = ("ACCESS_TOKEN", "REFRESH_TOKEN", "SESSION_ID", "RESET_TOKEN", "EMAIL_TOKEN")
+
+
 @pytest.mark.parametrize("operation_id", OPERATION_IDS.values())
 def test_each_command_on_the_page_is_answered_as_documented(client, document, page, operation_id):
     """AP-20, AP-19: no member is answered that is not documented."""
-    shell = dict.fromkeys(("ACCESS_TOKEN", "REFRESH_TOKEN", "SESSION_ID", "RESET_TOKEN"), "")
+    shell = dict.fromkeys(SHELL_VARIABLES, "")
     if operation_id != "register":
         shell = variables(client)
     method, path, operation = document.operations()[operation_id]
@@ -542,6 +550,7 @@ REFUSALS = [
         ),
     ),
     ("confirm_password_reset", 400, "reset_token_invalid", plainly("confirm_password_reset")),
+    ("verify_email", 400, "email_token_invalid", with_token("verify_email")),
     ("introspect_token", 401, "invalid_client", plainly("introspect_token")),
     ("revoke_token", 400, "malformed_request", plainly("revoke_token", data={"token": ""})),
     ("revoke_token", 415, "unsupported_media_type", plainly("revoke_token", json={})),

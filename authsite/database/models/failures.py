@@ -12,7 +12,10 @@ from .. import Base, UtcDateTime
 
 
 class SignInFailures(Base):
-    """Wrong passwords for one address, whether or not an account has it (SECURITY LT-04 to LT-06)."""
+    """Wrong passwords for one address, whether or not an account has it (SECURITY LT-04 to LT-06).
+
+    Wrong codes of an account and mails of one kind to one address are counted here too.
+    """
 
     __tablename__ = "sign_in_failures"
     __table_args__ = (Index("ix_sign_in_failures_window_ends_at", "window_ends_at"),)

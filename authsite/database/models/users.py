@@ -27,6 +27,8 @@ class User(Base):
     id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
     # As it is shown. Its own constraint is for code of the release before, which knows no user_emails.
     email: Mapped[str] = mapped_column(String(MAX_EMAIL), unique=True)
+    # Since when the address is known to be read by the account's owner. NULL: anybody may have typed it.
+    email_verified_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     first_name: Mapped[str] = mapped_column(String(MAX_NAME))
     last_name: Mapped[str | None] = mapped_column(String(MAX_NAME))
     phone_number: Mapped[str | None] = mapped_column(String(MAX_PHONE))
@@ -58,10 +60,11 @@ class UserEmail(Base):
 
 
 class Account(NamedTuple):
-    """What may be shown of a user: never the password's hash. The User of CONTRACT §1."""
+    """What may be shown of a user: never the password's hash."""
 
     id: uuid.UUID
     email: str
+    email_verified_at: datetime | None
     first_name: str
     last_name: str | None
     phone_number: str | None
