@@ -75,7 +75,7 @@ def refresh_token() -> Response:
 
 
 @blueprint.get("/auth/me")
-@blueprint.get("/users/me", endpoint="get_user")
+@blueprint.get("/users/me", endpoint="get_current_user_profile")
 @limits.read_account
 def get_current_user_info() -> dict[str, Any]:
     """Return the account behind the token."""
@@ -84,7 +84,7 @@ def get_current_user_info() -> dict[str, Any]:
 
 @blueprint.patch("/users/me")
 @limits.update_account
-def update_user() -> dict[str, Any]:
+def update_current_user() -> dict[str, Any]:
     """Change the details that are named."""
     form = DetailsForm.from_json()
     account = authentication.current_session().account

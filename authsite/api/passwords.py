@@ -15,7 +15,7 @@ blueprint = Blueprint("passwords", __name__)
 
 @blueprint.patch("/users/me/password")
 @limits.change_password
-def change_password() -> dict[str, Any]:
+def change_current_user_password() -> dict[str, Any]:
     """Change the password and end all other sessions."""
     form = ChangePasswordForm.from_json()
     passwords.change(

@@ -68,10 +68,10 @@ OPERATIONS: dict[str, Operation] = {
     "api.accounts.get_current_user_info": Operation(
         "Read your account", "The account behind the access token.", "User"
     ),
-    "api.accounts.get_user": Operation(
+    "api.accounts.get_current_user_profile": Operation(
         "Read your account, by its other address", "The same as `GET /api/v1/auth/me`.", "User"
     ),
-    "api.accounts.update_user": Operation(
+    "api.accounts.update_current_user": Operation(
         "Change your details",
         "Changes the members that are named and leaves the others as they are.",
         "User",

@@ -7,7 +7,7 @@ from .words import LOCKOUT, NEW_PASSWORD, PASSWORD
 
 # By endpoint; the last part of its name is the operation id.
 OPERATIONS: dict[str, Operation] = {
-    "api.passwords.change_password": Operation(
+    "api.passwords.change_current_user_password": Operation(
         "Change your password",
         "Ends all your other sessions; this one goes on. A wrong current password counts as a failed"
         f" sign-in. {LOCKOUT}",
