@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flask import Blueprint, Response, current_app, render_template, request
@@ -12,6 +12,9 @@ from markupsafe import Markup, escape
 from ..web import authentication, openapi, shapes
 
 blueprint = Blueprint("documentation", __name__)
+
+# What of an error is read: its status, code and words.
+Said = tuple[int, str, str]
 
 # What stands for a secret or an id in a command that is to be copied.
 SHELL_VARIABLES = {
@@ -43,9 +46,14 @@ def docs() -> str:
 def _docs() -> str:
     document = openapi.document()
     operations = list(_operations(document))
+    shared = _shared_errors(operations)
+    said = {_said(error) for errors in shared.values() for error in errors}
+    for operation in operations:
+        operation["errors"] = [each for each in operation["errors"] if _said(each) not in said]
     return render_template(
         "api/docs.html",
         document=document,
+        shared_errors=shared,
         base_url=document["servers"][0]["url"],
         sections={
             tag["name"]: [each for each in operations if tag["name"] in each["tags"]]
@@ -78,6 +86,22 @@ def _errors(operation: dict[str, Any]) -> Iterator[dict[str, Any]]:
         content = openapi.resolve(response).get("content", {}).get(openapi.PROBLEM, {})
         for example in content.get("examples", {}).values():
             yield openapi.resolve(example)["value"]
+
+
+def _shared_errors(operations: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return what may go wrong with every operation of a kind, by kind: it is said once."""
+    shared: dict[str, list[dict[str, Any]]] = {}
+    said: set[Said] = set()
+    for kind, is_of_kind in KINDS_OF_CALLS.items():
+        of_kind = [each["errors"] for each in operations if is_of_kind(each)]
+        by_all = set.intersection(*({_said(error) for error in errors} for errors in of_kind))
+        shared[kind] = [error for error in of_kind[0] if _said(error) in by_all - said]
+        said |= by_all
+    return shared
+
+
+def _said(error: dict[str, Any]) -> Said:
+    return error["status"], error["errors"][0]["code"], error["detail"]
 
 
 def _curl(base_url: str, method: str, path: str, operation: dict[str, Any]) -> str:
@@ -145,6 +169,12 @@ def _in_words(schema: dict[str, Any]) -> str:
     return ", or ".join(words)
 
 
+KINDS_OF_CALLS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "Every call": lambda _: True,
+    "Calls with a limit": lambda operation: "429" in operation["responses"],
+    "Calls with a body": lambda operation: "requestBody" in operation,
+    "Calls with an access token": lambda operation: {"bearer": []} in operation["security"],
+}
 KINDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}
 FORMATS = {
     "email": "e-mail address",

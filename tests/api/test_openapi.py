@@ -9,6 +9,7 @@ import shlex
 import string
 import uuid
 from datetime import timedelta
+from html import unescape
 from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
@@ -305,6 +306,22 @@ def test_document_may_be_cached_and_is_not_sent_again_to_who_has_it(bare_client)
     again = bare_client.get(f"{V1}/openapi.json", headers={"If-None-Match": answer.headers["ETag"]})
     assert (again.status_code, again.data) == (304, b"")
     assert again.headers["Cache-Control"] == "public, max-age=300"
+
+
+def test_page_says_once_what_calls_share_and_leaves_none_out(bare_client, document):
+    html = unescape(bare_client.get(f"{V1}/docs").text)
+    begin, end = html.index('<h2 id="shared-errors"'), html.index('<h2 id="tokens"')
+    shared = html[begin:end]
+    for message in ("The request could not be read", "Use https", "Access token has expired"):
+        assert html.count(f"<td>{message}</td>") == shared.count(f"<td>{message}</td>") == 1
+    for operation_id, (_, _, operation) in document.operations().items():
+        article = html.partition(f'<article aria-labelledby="{operation_id}"')[2]
+        article = article.partition("</article>")[0]
+        for response in map(document.resolve, operation["responses"].values()):
+            problems_ = response.get("content", {}).get("application/problem+json", {})
+            for example in map(document.resolve, problems_.get("examples", {}).values()):
+                for error in example["value"]["errors"]:
+                    assert error["message"] in article or error["message"] in shared
 
 
 def test_page_is_html_and_is_not_cached(bare_client):

@@ -115,3 +115,23 @@ def test_the_address_that_was_typed_comes_along_from_the_login_to_the_reset(open
     assert page.url.endswith("/forgot-password")
     page.reload()
     assert page.evaluate("sessionStorage.email") is None
+
+
+def test_a_command_of_the_api_page_is_copied_whole_by_its_button(open_page):
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    page.goto("/api/v1/docs")
+    command = page.locator("#login + .address ~ .copied").first
+    command.get_by_role("button", name="Copy").click()
+    expect(command.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == command.locator("pre").text_content()
+    without = open_page(has_script=False)
+    without.goto("/api/v1/docs")
+    expect(without.get_by_role("button", name="Copy")).to_have_count(0)
+
+
+def test_the_contents_of_the_api_page_stay_beside_what_is_read(open_page):
+    page = open_page(viewport={"width": 1280, "height": 800})
+    page.goto("/api/v1/docs#errors")
+    expect(page.get_by_role("heading", level=2, name="Error codes")).to_be_in_viewport()
+    contents = page.get_by_role("navigation", name="Contents")
+    expect(contents.get_by_role("link", name="Basics")).to_be_in_viewport()
