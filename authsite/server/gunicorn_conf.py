@@ -30,6 +30,7 @@ workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
 threads = 4  # at work at once; see authsite/server/threads.py
 worker_class = _load("worker", "Worker")
 limit_request_field_size = 16 * 1024  # what is too long is refused in our own words
+sendfile = False  # it would wait for the client to make room
 worker_connections = 4000  # a connection that waits costs a socket and no thread
 timeout = 25
 graceful_timeout = 20

@@ -3,7 +3,8 @@
 gunicorn hands a connection to a thread as soon as its first byte is there, and lingers in its main thread for
 two seconds with each connection that its client does not close. Then 64 half-sent requests leave nobody to
 answer, and some clients that keep their side open silence a worker. Here the main thread, which waits for all
-sockets at once, takes a request in until it is whole, and lets a finished connection go when the client has.
+sockets at once, takes a request in until it is whole, sends on what of an answer the client had no room for,
+and lets a finished connection go when the client has.
 
 Nothing of the package is imported: the main process loads this file by its path (gunicorn_conf.py), so that
 a reload renews it.
@@ -12,7 +13,6 @@ a reload renews it.
 import contextlib
 import selectors
 import socket
-import struct
 import time
 from collections import deque
 from functools import partial
@@ -25,10 +25,11 @@ MOST_THREADS = 64  # with those that wait; see threads.py
 HEAD_SECONDS = 10
 BODY_SECONDS = 20
 LINGER_SECONDS = 2
-# A thread that sends an answer to somebody who does not read it is let go, too.
-SEND_SECONDS = 20
+SEND_SECONDS = 20  # for a client to fetch its answer
 STUCK_SECONDS = 20
-MAX_HEAD = 64 * 1024  # beyond it gunicorn's own limits refuse
+# Beyond these gunicorn's own limits refuse: a hundred fields, and the request's line.
+MAX_HEAD = 100 * (16 * 1024 + 2) + 8 * 1024
+MAX_LINE = 8 * 1024
 MAX_BODY = 64 * 1024  # CONTRACT: beyond it the application refuses
 # Chunks of one byte are six on the wire.
 MAX_CHUNKED_BODY = 6 * (MAX_BODY + 1)
@@ -38,6 +39,48 @@ MAX_HELD = 32 * 1024 * 1024
 MAX_CHUNK_LINE = 64
 _PIECE = 64 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class ClientSocket(socket.socket):
+    """A socket on which no thread waits: it reads what is there, and keeps what cannot be sent yet."""
+
+    def __init__(self, accepted: socket.socket) -> None:
+        super().__init__(fileno=accepted.detach())
+        super().setblocking(False)
+        self.unsent = bytearray()
+
+    def setblocking(self, flag: bool) -> None:
+        """Stay as it is, whatever gunicorn asks for."""
+
+    def settimeout(self, value: float | None) -> None:
+        """Stay as it is, whatever gunicorn asks for."""
+
+    def take(self) -> bytes:
+        """Return what is there, nothing at the end; raise BlockingIOError where it has yet to come."""
+        return super().recv(_PIECE)
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """Return what is there. To a thread, whose request is whole, what has yet to come is the end."""
+        try:
+            return super().recv(bufsize, flags)
+        except BlockingIOError:
+            return b""
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        """Send what the client has room for, and keep the rest for the main thread."""
+        self.unsent += data
+        self.send_more()
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self.sendall(data)
+        return len(data)
+
+    def send_more(self) -> None:
+        """Send what the client has room for; raise OSError where it is gone."""
+        with contextlib.suppress(BlockingIOError):
+            while self.unsent:
+                sent = super().send(bytes(self.unsent[:_PIECE]))
+                del self.unsent[:sent]
 
 
 class Intake:
@@ -62,7 +105,8 @@ class Intake:
             return arrived >= min(self._end, MAX_DRAINED)
         self.data += more
         if not self.has_head and not self._find_head():
-            return len(self.data) > MAX_HEAD
+            has_line = len(self.data) <= MAX_LINE or self.data.find(b"\r\n", 0, MAX_LINE) >= 0
+            return len(self.data) > MAX_HEAD or not has_line
         if self._next_chunk is not None:
             return self._is_last_chunk_there()
         return len(self.data) >= self._end
@@ -120,7 +164,9 @@ class Worker(ThreadWorker):
         # By deadline, each in order since all of a kind may take equally long. What is done is passed over.
         self._heads: deque[tuple[float, TConn, Intake]] = deque()
         self._bodies: deque[tuple[float, TConn, Intake]] = deque()
+        self._sending: deque[tuple[float, TConn, bytearray]] = deque()
         self._lingering: deque[tuple[float, TConn]] = deque()
+        self._unfinished: set[TConn] = set()
         self._held = 0
 
     def load_wsgi(self) -> None:
@@ -143,9 +189,7 @@ class Worker(ThreadWorker):
         except OSError:  # nobody there any more, or another worker was first
             return
         self.nr_conns += 1
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", BODY_SECONDS, 0))
-        conn = TConn(self.cfg, client, address, listener.getsockname())
+        conn = TConn(self.cfg, ClientSocket(client), address, listener.getsockname())
         if not self._read(conn, Intake()):
             # A browser may connect ahead of what it will ask: that is no half-sent request.
             conn.timeout = time.monotonic() + self.cfg.keepalive
@@ -163,8 +207,11 @@ class Worker(ThreadWorker):
         self._begin(conn)
 
     def finish_request(self, conn: TConn, fs: Any) -> None:
-        """Keep the connection for its next request, or let it go."""
+        """Once the answer is out, keep the connection for its next request, or let it go."""
         try:
+            if conn.sock.fileno() >= 0 and conn.sock.unsent:
+                self._send_on(conn, fs)
+                return
             is_kept = not fs.cancelled() and fs.result()
             if not is_kept:
                 self._linger(conn)
@@ -190,14 +237,38 @@ class Worker(ThreadWorker):
                 if conn.intake is intake and intake.has_head == (waiting is self._bodies):
                     self._forget(conn)
                     self._close(conn)
+        while self._sending and self._sending[0][0] <= now:
+            _, conn, unsent = self._sending.popleft()
+            if unsent and conn.sock.fileno() >= 0:
+                self._unwatch(conn)
+                self._close(conn)
         while self._lingering and self._lingering[0][0] <= now:
             _, conn = self._lingering.popleft()
             if conn.sock.fileno() >= 0:
                 self._unwatch(conn)
                 self._close(conn)
 
+    def _send_on(self, conn: TConn, fs: Any) -> None:
+        """Send the rest of an answer as the client makes room for it."""
+        # An answer of its own, so that a later one of this connection has its own time.
+        self._sending.append((time.monotonic() + SEND_SECONDS, conn, conn.sock.unsent))
+        self.poller.register(
+            conn.sock, selectors.EVENT_WRITE, partial(self._on_room_to_send, conn, fs)
+        )
+
+    def _on_room_to_send(self, conn: TConn, fs: Any, _client: socket.socket) -> None:
+        try:
+            conn.sock.send_more()
+        except OSError:
+            self._unwatch(conn)
+            self._close(conn)
+            return
+        if not conn.sock.unsent:
+            self._unwatch(conn)
+            conn.sock.unsent = bytearray()
+            self.finish_request(conn, fs)
+
     def _begin(self, conn: TConn, data: bytes = b"") -> None:
-        conn.sock.setblocking(False)
         intake = Intake()
         if data and intake.feed(data):
             self._hand_over(conn, intake)
@@ -208,7 +279,7 @@ class Worker(ThreadWorker):
         """Read what is there; return False if nothing was, and what there is of the request is not whole."""
         conn.intake = None
         try:
-            more = conn.sock.recv(_PIECE)
+            more = conn.sock.take()
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -223,22 +294,27 @@ class Worker(ThreadWorker):
 
     def _wait_for_more(self, conn: TConn, intake: Intake) -> None:
         self._held += len(intake.data)
-        if self._held > MAX_HELD:
-            self._held -= len(intake.data)
-            self._close(conn)
-            return
         conn.intake = intake
+        self._unfinished.add(conn)
         waiting, seconds = (
             (self._bodies, BODY_SECONDS) if intake.has_head else (self._heads, HEAD_SECONDS)
         )
         waiting.append((time.monotonic() + seconds, conn, intake))
         self._ask_for_body(conn, intake)
         self._watch(conn, self._on_more, conn)
+        self._hold_no_more_than_allowed()
+
+    def _hold_no_more_than_allowed(self) -> None:
+        """Close whoever takes most: of many who send much, and one who does not, that one is answered."""
+        while self._held > MAX_HELD:
+            largest = max(self._unfinished, key=lambda conn: len(conn.intake.data))
+            self._forget(largest)
+            self._close(largest)
 
     def _on_more(self, conn: TConn, _client: socket.socket) -> None:
         intake, had_head = conn.intake, conn.intake.has_head
         try:
-            more = conn.sock.recv(_PIECE)
+            more = conn.sock.take()
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -250,12 +326,13 @@ class Worker(ThreadWorker):
         if is_whole:
             self._forget(conn)
             self._hand_over(conn, intake)
-        elif not more or self._held > MAX_HELD:
+        elif not more:
             self._forget(conn)
             self._close(conn)
         elif intake.has_head and not had_head:
             self._bodies.append((time.monotonic() + BODY_SECONDS, conn, intake))
             self._ask_for_body(conn, intake)
+        self._hold_no_more_than_allowed()
 
     def _ask_for_body(self, conn: TConn, intake: Intake) -> None:
         """Answer `Expect: 100-continue`, whose sender waits to be told (RFC 9110 §10.1.1)."""
@@ -273,6 +350,7 @@ class Worker(ThreadWorker):
     def _forget(self, conn: TConn) -> None:
         """Stop waiting for the rest of a request."""
         self._held -= len(conn.intake.data)
+        self._unfinished.discard(conn)
         conn.intake = None
         self._unwatch(conn)
 
@@ -282,7 +360,6 @@ class Worker(ThreadWorker):
         Closed at once, the kernel could cut off the answer's end.
         """
         try:
-            conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
         except OSError:
             self._close(conn)
@@ -305,7 +382,7 @@ class Worker(ThreadWorker):
     def _is_gone(conn: TConn) -> bool:
         """Read what nobody will look at, a piece at a time; return whether the client has closed."""
         try:
-            return not conn.sock.recv(_PIECE)
+            return not conn.sock.take()
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
