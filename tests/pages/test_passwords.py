@@ -342,9 +342,19 @@ def test_a_link_that_does_not_work_says_so_and_offers_a_new_one(app, ada, later,
     assert user(app).password_hash == before
 
 
-@pytest.mark.parametrize("before", ["", "(", "%20", "<"])
 @pytest.mark.parametrize(
-    "after", ["", ".", ",", ")", ").", "%20", "%0D%0A", ">", "%E2%80%9D", "%C2%A0"]
+    ("before", "after"),
+    [
+        ("", "."),
+        ("", ","),
+        ("(", ")"),
+        ("", ")."),
+        ("<", ">"),
+        ("%20", "%20"),
+        ("", "%0D%0A"),
+        ("%E2%80%9C", "%E2%80%9D"),
+        ("", "%C2%A0"),
+    ],
 )
 def test_punctuation_at_a_reset_link_is_no_part_of_it(app, ada, before, after):
     """RS-02: on the page and in the API alike."""
