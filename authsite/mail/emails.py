@@ -4,6 +4,7 @@ A message is queued as a name and facts. It is written out when it is sent, so t
 working link nor an address.
 """
 
+import re
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -17,6 +18,8 @@ from ..crypto import tokens
 
 MAX_SUBJECT = 60
 LINK_LIFETIME = timedelta(hours=24)
+# Neither digits nor what makes an address of words.
+_NOT_A_LABEL = re.compile(r"[^\w]|[\d_]")
 
 
 class Mail(NamedTuple):
@@ -113,6 +116,8 @@ def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
         "devices_url": f"{base_url}/account/devices",
         "reset_url": f"{base_url}/forgot-password",
     }
+    if context.get("device_name"):
+        context["device_name"] = device_label(context["device_name"])
     if reset_id := context.pop("reset_id", None):
         context["link"] = f"{base_url}/reset-password?token={tokens.sign('reset', reset_id)}"
     if mail.name == "verify_email":
@@ -130,6 +135,16 @@ def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
         sender=current_app.config["MAIL_DEFAULT_SENDER"],
         extra_headers={"Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "All"},
     )
+
+
+def device_label(name: str) -> str:
+    """Return a device's name as a mail may show it: whoever signs in has chosen the words.
+
+    Letters only, and few of them: no number to call, no address, no sentence (SECURITY AP-22).
+    """
+    parts = [_NOT_A_LABEL.sub(" ", part).split()[:2] for part in name.split(" on ")[:2]]
+    label = " on ".join(" ".join(part) for part in parts if part)
+    return label[:40].strip() or "Unknown device"
 
 
 def _shorten(subject: str) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from .. import clock, database, events
 from ..database.models import OutgoingMail, PasswordReset, User
-from . import emails
+from . import emails, quotas
 
 TIMEOUT_SECONDS = 10
 LEASE = timedelta(minutes=2)
@@ -87,11 +87,12 @@ def _deliver_one(row: database.Row) -> bool:
     """Send one claimed mail; return whether it left. What cannot be sent now is tried again later."""
     to = database.row(_RECIPIENT, {"user_id": row.user_id})
     if to is None or not to.is_active or _is_overtaken(row, to):
-        database.run(_DELETE, {"mail_id": row.id})
-        events.record("mail", outcome="dropped", mail=row.name, user_id=row.user_id)
-        return True
+        return _drop(row, "dropped")
+    name = _name_within_quota(row, to)
+    if name is None:
+        return _drop(row, "too_many")
     try:
-        mail = emails.Mail(row.user_id, row.name, row.facts)
+        mail = emails.Mail(row.user_id, name, row.facts)
         _send(emails.compose(mail, email=to.email, first_name=_greeted(to)))
     except Exception as error:
         # Not only the network's: a mail that cannot even be written must not stand before all others.
@@ -100,6 +101,33 @@ def _deliver_one(row: database.Row) -> bool:
     database.run(_DELETE, {"mail_id": row.id})
     events.record("mail", mail=row.name, user_id=row.user_id, attempts=row.attempts)
     return True
+
+
+def _drop(row: database.Row, outcome: str) -> bool:
+    database.run(_DELETE, {"mail_id": row.id})
+    events.record("mail", outcome=outcome, mail=row.name, user_id=row.user_id)
+    return True
+
+
+def _name_within_quota(row: database.Row, to: database.Row) -> str | None:
+    """Return the mail that is to be sent in this place, None where there have been enough today.
+
+    Counted at the first attempt only; what is then sent keeps its name for the next ones.
+    """
+    name: str = row.name
+    if row.attempts > 1:
+        return name
+    if name == "new_device":
+        so_many = quotas.count(row.user_id, "new_device")
+        if so_many > quotas.MOST_NEW_DEVICES + 1:
+            return None
+        if so_many > quotas.MOST_NEW_DEVICES:
+            name = "new_devices"
+            database.run(_RENAME, {"mail_id": row.id, "new_name": name})
+    is_proven = to.email_verified_at is not None
+    if not is_proven and quotas.count(row.user_id, "any") > quotas.MOST_TO_UNPROVEN:
+        return None
+    return name
 
 
 def _greeted(to: database.Row) -> str | None:
@@ -208,6 +236,7 @@ def _drainer(app: Flask) -> Drainer:
 
 _MAIL_ID = OutgoingMail.id == bindparam("mail_id")
 _DELETE = delete(OutgoingMail).where(_MAIL_ID)
+_RENAME = update(OutgoingMail).where(_MAIL_ID).values(name=bindparam("new_name"))
 _POSTPONE = update(OutgoingMail).where(_MAIL_ID).values(due_at=bindparam("new_due_at"))
 _RECIPIENT = select(User.email, User.email_verified_at, User.first_name, User.is_active).where(
     User.id == bindparam("user_id")

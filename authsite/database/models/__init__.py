@@ -6,10 +6,12 @@ clean-up walks the primary key, which is ordered by time.
 """
 
 from .failures import SignInFailures
+from .mail_quotas import MailQuota
 from .mails import OutgoingMail
 from .second_steps import AuthenticatorApp, RecoveryCode, SpentToken, TrustedBrowser
 from .sessions import (
     DEVICE_TYPES,
+    DISTRUSTED_ENDS,
     END_REASONS,
     ENTRANCES,
     MAX_DEVICE_ID,
@@ -33,6 +35,7 @@ from .users import (
 __all__ = [
     "ACCOUNT_COLUMNS",
     "DEVICE_TYPES",
+    "DISTRUSTED_ENDS",
     "END_REASONS",
     "ENTRANCES",
     "MAX_DEVICE_ID",
@@ -45,6 +48,7 @@ __all__ = [
     "WAYS_TO_SIGN_IN",
     "Account",
     "AuthenticatorApp",
+    "MailQuota",
     "OutgoingMail",
     "PasswordReset",
     "RecoveryCode",

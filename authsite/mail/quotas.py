@@ -1,0 +1,39 @@
+"""How many mails others may cause to a person, counted when they are sent.
+
+Somebody who signs in again and again, or has registered a stranger's address, is no reason to fill a
+mailbox (SECURITY AP-22).
+"""
+
+import uuid
+from datetime import timedelta
+
+from sqlalchemy import case
+from sqlalchemy.dialects import postgresql, sqlite
+
+from .. import clock, database
+from ..database.models import MailQuota
+
+WINDOW = timedelta(days=1)
+# Beyond so many notices of new devices one summary is sent, and then none until tomorrow.
+MOST_NEW_DEVICES = 5
+# Of all kinds, to an address that nobody has proven to be theirs.
+MOST_TO_UNPROVEN = 10
+
+
+def count(user_id: uuid.UUID, kind: str) -> int:
+    """Count one mail of this kind and return how many it makes since the window began."""
+    now = clock.now()
+    insert = (sqlite if database.is_sqlite() else postgresql).insert(MailQuota)
+    is_over = MailQuota.window_ends_at <= now
+    counted = (
+        insert.values(user_id=user_id, kind=kind, sent=1, window_ends_at=now + WINDOW)
+        .on_conflict_do_update(
+            index_elements=[MailQuota.user_id, MailQuota.kind],
+            set_={
+                "sent": case((is_over, 1), else_=MailQuota.sent + 1),
+                "window_ends_at": case((is_over, now + WINDOW), else_=MailQuota.window_ends_at),
+            },
+        )
+        .returning(MailQuota.sent)
+    )
+    return int(database.rows(counted)[0].sent)
