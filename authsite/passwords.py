@@ -91,10 +91,10 @@ def reset(
 
 def change(
     session: sessions.Resumed, current_password: str, new_password: str, *, ip_address: str | None
-) -> None:
-    """Change the password of a signed-in user and end all other sessions.
+) -> sessions.Grant:
+    """Change a signed-in user's password, end all other sessions, return what the caller's goes on with.
 
-    Raise WrongCurrentPassword, TooManyAttempts or WeakPassword. The caller's session goes on.
+    Raise WrongCurrentPassword, TooManyAttempts or WeakPassword.
     """
     account = session.account
     password_policy.require_strong(new_password, email=account.email, field="new_password")
@@ -114,9 +114,11 @@ def change(
             keep=session.id,
             ended_from=session.device_name,
         )
+        grant = sessions.renew(session)
         accounts.end_resets(account.id)
         _notify(account.id, now, session.device_name, ip_address)
     events.record("password_change", user_id=account.id, session_id=session.id)
+    return grant
 
 
 def set_by_operator(email: str, new_password: str) -> Account:

@@ -11,7 +11,7 @@ from time_machine import escape_hatch
 
 from authsite import accounts, clock, database, passwords, sessions
 from authsite.crypto import tokens
-from authsite.database.models import OutgoingMail, User, UserSession
+from authsite.database.models import DISTRUSTED_ENDS, OutgoingMail, User, UserSession
 from authsite.errors import (
     Forbidden,
     InvalidCredentials,
@@ -330,21 +330,75 @@ def test_the_first_device_is_silent_and_an_unknown_second_is_told(ada):
     assert mails() == ["new_device"]
 
 
+def test_a_device_that_was_seen_before_is_silent(ada):
+    """LT-16: known by its id, whatever its browser has become."""
+    factories.grant(ada, user_agent=CHROME, device_id="a")
+    factories.grant(ada, user_agent=FIREFOX, device_id="a", ip_address="198.51.100.9")
+
+    assert mails() == []
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ({"user_agent": CHROME}, {"user_agent": NEWER_CHROME, "ip_address": "198.51.100.9"}),
-        ({"user_agent": CHROME, "device_id": "a"}, {"user_agent": FIREFOX, "device_id": "a"}),
-        ({"user_agent": "curl/8.1"}, {"user_agent": "curl/8.9"}),
+        ({"user_agent": CHROME}, {"user_agent": CHROME}),
         ({}, {}),
+        ({"device_id": "a"}, {"device_id": "b"}),
+        ({"device_id": "a"}, {"device_id": "a", "entrance": "page"}),
+        ({"device_id": "a", "entrance": "page"}, {"device_id": "a"}),
     ],
 )
-def test_a_device_that_was_seen_before_is_silent(ada, first, second):
-    """LT-16: known by its id, or by browser and system; never by version or address."""
+def test_a_device_is_known_by_its_id_and_entrance_and_by_nothing_that_can_be_copied(
+    ada, first, second
+):
+    """LT-19: a stolen password came in silently under the owner's own user agent."""
     factories.grant(ada, **first)
     factories.grant(ada, **second)
 
-    assert mails() == []
+    assert mails() == ["new_device"]
+
+
+@pytest.mark.parametrize("reason", DISTRUSTED_ENDS)
+def test_a_device_that_was_thrown_out_is_new_again(ada, reason):
+    """LT-19"""
+    held = factories.grant(ada, device_id="a", entrance="page")
+    sessions.end(ada.id, held.session_id, reason=reason)
+    assert not sessions.is_known_browser(ada.id, "a")
+    factories.grant(ada, device_id="a", entrance="page")
+
+    assert mails() == ["new_device"]
+
+
+def test_an_account_older_than_its_rows_has_no_silent_first_device(ada, later):
+    """LT-19: whoever clears the list away leaves no silence behind."""
+    factories.grant(ada, device_id="a")
+    sessions.end_all(ada.id, reason="logged_out")
+    later(days=1, seconds=1)
+    sessions.delete_own_dead(ada.id)
+    factories.grant(ada, device_id="a")
+
+    assert mails() == ["new_device"]
+
+
+def test_the_owners_name_for_a_device_is_not_inherited_by_one_of_another_kind(ada):
+    """LT-19: who only knows the id is no "Mum's laptop"."""
+    held = factories.grant(ada, user_agent=CHROME, device_id="a")
+    sessions.rename(ada.id, held.session_id, "Mum's laptop")
+    other = factories.grant(ada, user_agent=FIREFOX, device_id="a")
+    assert sessions.find_own(ada.id, other.session_id).given_name is None
+    back = factories.grant(ada, user_agent=NEWER_CHROME, device_id="a")
+    assert sessions.find_own(ada.id, back.session_id).given_name == "Mum's laptop"
+
+
+def test_the_value_of_the_browsers_cookie_is_shown_nowhere(ada):
+    """LT-20: whoever reads the list must not get the owner's allowance."""
+    page = factories.grant(ada, device_id="cookie-value", entrance="page")
+    client = factories.grant(ada, device_id="laptop")
+    shown = {row.id: row for row in sessions.active_for(ada.id)}
+    assert shown[client.session_id].device_id == "laptop"
+    assert "cookie-value" not in repr(shown)
+    sessions.end(ada.id, page.session_id, reason="revoked")
+    assert "cookie-value" not in repr(sessions.recently_ended_for(ada.id))
 
 
 def test_a_device_of_somebody_else_is_not_a_known_one(ada, grace):
@@ -755,7 +809,7 @@ def test_use_does_not_revive_an_ended_session(ada, later):
 def test_a_renewed_cookie_replaces_the_old_one(ada):
     """PW-13: the session goes on, its old secret is worth nothing."""
     held = factories.grant(ada, entrance="page")
-    renewed = sessions.renew_cookie(resume(held))
+    renewed = sessions.renew(resume(held))
 
     assert resume(renewed).id == held.session_id
     assert not is_live(held)

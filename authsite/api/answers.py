@@ -24,11 +24,12 @@ def session(row: database.Row, *, current: uuid.UUID) -> dict[str, Any]:
     }
 
 
-def issued_tokens(grant: sessions.Grant) -> Response:
-    """Return both tokens of a session (RFC 6749 §5.1)."""
+def issued_tokens(grant: sessions.Grant, **more: Any) -> Response:
+    """Return both tokens of a session (RFC 6749 §5.1), with more members if there are any."""
     assert grant.jti is not None
     names = {"user_id": grant.user_id, "session_id": grant.session_id}
     response = jsonify(
+        **more,
         access_token=tokens.access_token(**names, issued_at=clock.now()),
         refresh_token=tokens.refresh_token(
             **names, jti=grant.jti, issued_at=grant.issued_at, expires_at=grant.expires_at

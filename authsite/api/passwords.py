@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, Response
 
 from .. import passwords
 from ..clients import devices
@@ -15,16 +15,16 @@ blueprint = Blueprint("passwords", __name__)
 
 @blueprint.patch("/users/me/password")
 @limits.change_password
-def change_current_user_password() -> dict[str, Any]:
-    """Change the password and end all other sessions."""
+def change_current_user_password() -> Response:
+    """Change the password, end all other sessions and give this one new tokens."""
     form = ChangePasswordForm.from_json()
-    passwords.change(
+    grant = passwords.change(
         authentication.current_session(),
         form.current_password.data or "",
         form.new_password.data or "",
         ip_address=authentication.remote_address(),
     )
-    return answers.message("Password changed successfully")
+    return answers.issued_tokens(grant, **answers.message("Password changed successfully"))
 
 
 @blueprint.post("/auth/password-reset/request")

@@ -1,6 +1,6 @@
 """Passwords: change, ask for a reset link, choose a new one with it."""
 
-from flask import Blueprint, redirect, request, session
+from flask import Blueprint, g, redirect, request, session
 from flask.typing import ResponseReturnValue
 
 from .. import passwords, sessions
@@ -32,7 +32,7 @@ def change() -> ResponseReturnValue:
         return _change_page(form)
     caller = authentication.current_session()
     try:
-        passwords.change(
+        grant = passwords.change(
             caller,
             form.current_password.data or "",
             form.new_password.data or "",
@@ -44,7 +44,7 @@ def change() -> ResponseReturnValue:
     except WeakPassword as weak:
         form.refuse("new_password", weak.message)
         return _change_page(form)
-    authentication.remember(sessions.renew_cookie(caller), is_remembered=caller.is_remembered)
+    authentication.remember(grant, is_remembered=caller.is_remembered)
     return answers.done("Password changed. Your other devices were signed out.")
 
 
@@ -89,7 +89,7 @@ def reset() -> ResponseReturnValue:
         return _reset_page(form)
     client = authentication.browser()
     try:
-        passwords.reset(
+        account = passwords.reset(
             session.get("reset", ""),
             form.password.data or "",
             device_name=devices.describe(client.user_agent, dict(client.hints)).name,
@@ -100,6 +100,9 @@ def reset() -> ResponseReturnValue:
         return _reset_page(form)
     except ResetTokenInvalid:
         return _unusable_link()
+    if "session" in g and g.session.account.id != account.id:
+        # This browser's cookie goes, and was another account's: nobody could use that session again.
+        sessions.end(g.session.account.id, g.session.id, reason="logged_out")
     authentication.forget()
     return answers.done("Password changed. Sign in with your new password.", answers.LOGIN)
 

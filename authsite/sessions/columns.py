@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Uuid, and_, bindparam, func, update
+from sqlalchemy import Uuid, and_, bindparam, case, func, update
 
 from ..database import UtcDateTime
 from ..database.models import UserSession
@@ -48,7 +48,8 @@ SHOWN_COLUMNS = (
     UserSession.id,
     DEVICE_NAME,
     UserSession.given_name,
-    UserSession.device_id,
+    # Of a browser it is the value of its cookie, which is to be known to nobody else.
+    case((UserSession.entrance == "page", None), else_=UserSession.device_id).label("device_id"),
     UserSession.ip_address,
     UserSession.location_city,
     UserSession.location_country,

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import String, bindparam, func, select, update
+from sqlalchemy import LargeBinary, String, bindparam, func, select, update
 
 from .. import clock, database
+from ..crypto import tokens
 from ..database import Row, UtcDateTime
 from ..database.models import ACCOUNT_COLUMNS, Account, User, UserSession
 from ..errors import SessionRevoked
@@ -19,6 +20,7 @@ from .columns import (
     IS_LIVE,
     LAST_USED_FIRST,
     NOW,
+    OWNER_ID,
     SESSION_COLUMNS,
     SESSION_ID,
     SESSION_WIDTH,
@@ -88,16 +90,23 @@ def touch(session: Resumed, *, ip_address: str | None) -> Resumed:
     return session._replace(last_used_at=now, expires_at=expires_at or session.expires_at)
 
 
-def renew_cookie(session: Resumed) -> Grant:
-    """Give a browser session a new cookie secret; the old one is worth nothing from now on."""
-    cookie_secret = secrets.token_urlsafe(32)
-    database.run(
-        _RENEW_COOKIE,
-        {"session_id": session.id, "new_digest": cookie_digest(cookie_secret)},
-    )
-    return Grant(
-        session.id, session.account.id, clock.now(), session.expires_at, None, cookie_secret
-    )
+def renew(session: Resumed) -> Grant:
+    """Give a session new credentials, in place: a copy of those of before is worth nothing from now on.
+
+    A browser gets a new cookie secret, an API client a refresh token without a predecessor.
+    """
+    now = clock.now()
+    cookie_secret = secrets.token_urlsafe(32) if session.entrance == "page" else None
+    jti = None if cookie_secret else tokens.new_jti()
+    values = {
+        "session_id": session.id,
+        "owner_id": session.account.id,
+        "new_digest": cookie_digest(cookie_secret) if cookie_secret else None,
+        "new_jti": jti,
+        "now": now,
+    }
+    database.run(_RENEW, values)
+    return Grant(session.id, session.account.id, now, session.expires_at, jti, cookie_secret)
 
 
 def cookie_digest(cookie_secret: str) -> bytes:
@@ -138,10 +147,19 @@ _TOUCH = (
         ip_address=func.coalesce(bindparam("ip", type_=String()), UserSession.ip_address),
     )
 )
-_RENEW_COOKIE = (
+_RENEW = (
     update(UserSession)
-    .where(UserSession.id == SESSION_ID, UserSession.ended_at.is_(None))
-    .values(cookie_digest=bindparam("new_digest"))
+    .where(
+        UserSession.id == SESSION_ID,
+        UserSession.user_id == OWNER_ID,
+        UserSession.ended_at.is_(None),
+    )
+    .values(
+        cookie_digest=bindparam("new_digest", type_=LargeBinary()),
+        refresh_jti=bindparam("new_jti", type_=String()),
+        previous_jti=None,
+        rotated_at=NOW,
+    )
 )
 _RESUMED = {each.key for each in SESSION_COLUMNS}
 _RESUME_API_WITH_ALL = database.Prepared(

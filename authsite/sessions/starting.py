@@ -2,17 +2,31 @@
 
 import secrets
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from flask import current_app
-from sqlalchemy import Boolean, Uuid, and_, bindparam, exists, func, insert, or_, select
+from sqlalchemy import (
+    BindParameter,
+    Boolean,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    not_,
+    or_,
+    select,
+)
 
 from .. import clock, database, events
 from ..clients import devices
 from ..crypto import tokens
 from ..database import Row, UtcDateTime
 from ..database.models import (
+    DISTRUSTED_ENDS,
     MAX_DEVICE_ID,
     MAX_DEVICE_NAME,
     MAX_USER_AGENT,
@@ -33,6 +47,9 @@ from .columns import (
 )
 from .ending import end_where
 from .resuming import cookie_digest
+
+# For so long after it was made an account may have had no device yet.
+SILENT_FOR = timedelta(days=1)
 
 
 class Client(NamedTuple):
@@ -101,9 +118,11 @@ def start(
         }
         if not database.run(_INSERT, session | guards):
             raise InvalidCredentials
-        earlier = database.row(_EARLIER, session | {"now": now})
+        earlier = database.row(_EARLIER, session | {"now": now, "is_page": entrance == "page"})
         _make_room(session, earlier, now)
-        if earlier and earlier.any and not earlier.known:
+        # The first device of an account is silent, unless the account is older than its rows.
+        is_first = account.created_at > now - SILENT_FOR and not (earlier and earlier.any)
+        if not is_first and not (earlier and earlier.known):
             outbox.queue(emails.new_device(account.id, session))
     events.record("login", user_id=account.id, session_id=session_id, entrance=entrance)
     return Grant(session_id, account.id, now, expires_at, jti, cookie_secret)
@@ -128,12 +147,15 @@ def _make_room(session: dict[str, Any], earlier: Row | None, now: datetime) -> N
     if earlier is None or not (earlier.of_device or earlier.live >= most):
         return
     if earlier.of_device:
-        given = database.row(_GIVEN_NAME, session)
+        given = database.row(_GIVEN_NAME, session | {"is_page": session["entrance"] == "page"})
         if given is not None and given.given_name:
             database.run(NAME, {"session_id": session["id"], "name": given.given_name})
         replaced = and_(
             UserSession.user_id == session["user_id"],
             UserSession.device_id == session["device_id"],
+            (UserSession.entrance == "page")
+            if session["entrance"] == "page"
+            else (UserSession.entrance != "page"),
             UserSession.id != session["id"],
         )
         end_where(replaced, "replaced", None)
@@ -177,11 +199,18 @@ _INSERT = insert(UserSession).from_select(
     .with_for_update(key_share=True, of=User),
     include_defaults=False,
 )
-_IS_SAME_DEVICE = UserSession.device_id == bindparam("device_id")
+_IS_PAGE: BindParameter[bool] = bindparam("is_page", type_=Boolean())
+# A browser is known by its cookie, a client of the API by the id that it gives: neither passes for the other.
+_IS_SAME_DEVICE = and_(
+    UserSession.device_id == bindparam("device_id"),
+    case((UserSession.entrance == "page", _IS_PAGE), else_=not_(_IS_PAGE)),
+)
 _IS_SAME_KIND = and_(
     UserSession.browser.is_not_distinct_from(bindparam("browser")),
     UserSession.os.is_not_distinct_from(bindparam("os")),
-    UserSession.device_name == bindparam("device_name"),
+)
+_WAS_NOT_THROWN_OUT = or_(
+    UserSession.end_reason.is_(None), UserSession.end_reason.not_in(DISTRUSTED_ENDS)
 )
 _IS_EARLIER = and_(UserSession.user_id == USER_ID, UserSession.id != bindparam("id", type_=Uuid()))
 # Only what is live is counted: a user may have ten thousand rows that are not.
@@ -189,11 +218,12 @@ _EARLIER = select(
     exists().where(_IS_EARLIER).label("any"),
     select(func.count()).where(_IS_EARLIER, IS_LIVE).scalar_subquery().label("live"),
     exists().where(_IS_EARLIER, _IS_SAME_DEVICE).label("of_device"),
-    exists().where(_IS_EARLIER, or_(_IS_SAME_DEVICE, _IS_SAME_KIND)).label("known"),
+    exists().where(_IS_EARLIER, _IS_SAME_DEVICE, _WAS_NOT_THROWN_OUT).label("known"),
 )
 _GIVEN_NAME = (
     select(UserSession.given_name)
-    .where(_IS_EARLIER, _IS_SAME_DEVICE)
+    # Who only knows the id must not pass for "Mum's laptop".
+    .where(_IS_EARLIER, _IS_SAME_DEVICE, _IS_SAME_KIND)
     .order_by(UserSession.id.desc())
     .limit(1)
 )
@@ -203,6 +233,7 @@ _KNOWN_BROWSER = (
         UserSession.user_id == USER_ID,
         UserSession.device_id == bindparam("device_id"),
         UserSession.entrance == "page",
+        _WAS_NOT_THROWN_OUT,
     )
     .limit(1)
 )

@@ -283,6 +283,15 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "Page": {"type": "string", "description": "A page of HTML."},
 }
 
+_MESSAGE, _TOKENS = SCHEMAS["Message"], SCHEMAS["Tokens"]
+SCHEMAS["MessageAndTokens"] = _object(
+    "It is done, and the session goes on with these tokens.",
+    _MESSAGE["properties"] | _TOKENS["properties"],
+    examples=[
+        {"success": True, "message": "Password changed successfully"} | _TOKENS["examples"][0]
+    ],
+)
+
 HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {
         "description": "Names this request in our log: the id that the client sent, else one of ours.",

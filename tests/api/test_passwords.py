@@ -23,6 +23,7 @@ from tests.api.conftest import (
     register,
     reset_token_from_outbox,
     row_of,
+    session_id,
     try_login,
 )
 from tests.factories import NEW_PASSWORD, PASSWORD
@@ -72,13 +73,29 @@ def test_changing_the_password_ends_all_other_sessions(app, client, held):
     other = log_in(client)
     answer = change(client, held)
     assert answer.status_code == 200
-    assert answer.get_json() == {"success": True, "message": "Password changed successfully"}
+    given = answer.get_json()
+    assert (given["success"], given["message"]) == (True, "Password changed successfully")
+    assert answer.headers["Cache-Control"] == "no-store"
     assert is_live(client, held)
+    assert is_live(client, given)
+    assert session_id(given) == session_id(held)
     assert not is_live(client, other)
     assert refresh(client, other["refresh_token"]).status_code == 401
     assert row_of(app, other).end_reason == "password_changed"
     assert try_login(client).status_code == 401
     assert try_login(client, password=NEW_PASSWORD).status_code == 200
+
+
+def test_a_refresh_token_copied_before_the_change_is_worthless_after_it(app, client, held):
+    """PW-13: also one that had just been changed for another, inside the grace."""
+    copied = held["refresh_token"]
+    newer = refresh(client, copied).get_json()
+    given = change(client, newer).get_json()
+    after = refresh(client, given["refresh_token"])
+    assert after.status_code == 200
+    for old in (newer["refresh_token"], copied):
+        assert refresh(client, old).status_code == 401
+    assert row_of(app, held).end_reason == "reuse_detected"
 
 
 def test_changing_the_password_leaves_other_users_alone(client, held, stranger):

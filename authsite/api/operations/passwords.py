@@ -9,10 +9,10 @@ from .words import LOCKOUT, NEW_PASSWORD, PASSWORD
 OPERATIONS: dict[str, Operation] = {
     "api.passwords.change_current_user_password": Operation(
         "Change your password",
-        "Ends all your other sessions; this one goes on. A wrong current password counts as a failed"
+        "Ends all your other sessions; this one goes on with the tokens of the answer, and a copy of its"
+        " refresh token made before is worthless. A wrong current password counts as a failed"
         f" sign-in. {LOCKOUT}",
-        "Message",
-        message="Password changed successfully",
+        "MessageAndTokens",
         form=forms.ChangePasswordForm,
         example={"current_password": PASSWORD, "new_password": NEW_PASSWORD},
         errors=(WrongCurrentPassword(field="current_password"),),

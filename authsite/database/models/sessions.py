@@ -32,6 +32,8 @@ END_REASONS = (
     "replaced",
     "evicted",
 )
+# A device whose session ended like this may be a thief's: it is new again at its next sign-in.
+DISTRUSTED_ENDS = ("password_changed", "password_reset", "revoked", "reuse_detected")
 ENTRANCES = ("page", "api", "oauth")
 # How its user proved who they are; with `trusted` the browser's cookie stood for the second step.
 WAYS_TO_SIGN_IN = (
