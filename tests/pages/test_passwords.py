@@ -240,6 +240,19 @@ def test_a_reset_in_a_browser_that_is_signed_in_signs_it_out_too(app, ada):
     assert not ada.is_signed_in()
 
 
+def test_a_reset_in_a_browser_of_another_account_ends_that_session_too(app, ada, open_browser):
+    """RS-16: its cookie goes, and nobody could use or see that session again."""
+    grace = open_browser()
+    grace.register("grace@example.com")
+    theirs = grace.session_id()
+    ask(grace)
+    open_link(app, grace)
+    answer = grace.post("/reset-password", password=NEW_PASSWORD)
+    assert answer.headers["Location"] == "/login"
+    assert session_row(app, theirs).end_reason == "logged_out"
+    assert live_sessions(app) == []
+
+
 def test_a_reset_opens_an_account_that_wrong_passwords_have_locked(app, ada, open_browser):
     """LT-13, RS-10."""
     for _ in range(10):
