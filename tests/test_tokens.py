@@ -251,6 +251,16 @@ def test_a_signed_value_is_good_for_its_purpose_and_its_time(time_machine):
     assert tokens.unsign("reset", link, max_age=timedelta(hours=1)) is None
 
 
+@pytest.mark.parametrize("before", ["", ".", "("])
+@pytest.mark.parametrize("value", ["id", "the same again " * 20])
+def test_a_signed_value_is_read_whether_or_not_it_was_compressed(value, before):
+    """RS-02: a dot in front belongs to a compressed one, and is punctuation before any other."""
+    text = tokens.sign("reset", value)
+    assert text.startswith(".") == (value != "id")
+
+    assert tokens.unsign("reset", f"{before}{text}", max_age=timedelta(hours=1)) == value
+
+
 @pytest.mark.parametrize(
     "text",
     ["", ".", "..", "a.b.c", "\x00", "\ud800", "é", "A" * 100_000, "WyJ4Il0.aaaa.bbbb"],

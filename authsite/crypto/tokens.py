@@ -28,7 +28,7 @@ ALGORITHM = "HS256"
 ACCESS_LIFETIME = timedelta(minutes=15)
 LEEWAY_SECONDS = 10
 MAX_TOKEN = 4096
-_SIGNED = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
+_SIGNED = re.compile(r"(?P<dot>\.?)(?P<rest>[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?)")
 
 
 class Purpose(NamedTuple):
@@ -119,15 +119,16 @@ def unsign(purpose: str, text: str, *, max_age: timedelta) -> str | None:
     What sticks to a link when it is copied out of a mail, a full stop or a bracket, is no part of it.
     """
     found = _SIGNED.search(text)
-    if found is None:
-        return None
-    try:
-        value = _serializer(purpose, _secrets()).loads(
-            found[0], max_age=int(max_age.total_seconds())
-        )
-    except (BadSignature, ValueError):
-        return None
-    return value if isinstance(value, str) else None
+    seconds = int(max_age.total_seconds())
+    # A dot before it says that the value was compressed, or is punctuation.
+    spellings = (found["dot"] + found["rest"], found["rest"]) if found else ()
+    for each in dict.fromkeys(spellings):
+        try:
+            value = _serializer(purpose, _secrets()).loads(each, max_age=seconds)
+        except (BadSignature, ValueError):
+            continue
+        return value if isinstance(value, str) else None
+    return None
 
 
 def keyed_digest(purpose: str, value: str) -> bytes:
