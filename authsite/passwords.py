@@ -52,11 +52,15 @@ def request_reset(email: str, *, device_name: str, ip_address: str | None) -> No
 
 def find_reset(token: str) -> tuple[str, Account]:
     """Return a live link's reset id and its account; raise ResetTokenInvalid. Nothing is used up."""
-    reset_id = tokens.unsign("reset", token, max_age=RESET_LIFETIME)
-    row = reset_id and database.row(_LIVE_RESET, {"reset_id": reset_id, "now": clock.now()})
-    if not row:
+    named = tokens.read_reset_link(token, max_age=RESET_LIFETIME)
+    if named is None:
         raise ResetTokenInvalid
-    return row[0], Account._make(row[1:])
+    user_id, reset_id = named
+    key = {"owner_id": user_id or _find_owner(reset_id), "reset_id": reset_id, "now": clock.now()}
+    row = database.row(_LIVE_RESET, key)
+    if row is None:
+        raise ResetTokenInvalid
+    return reset_id, Account._make(row)
 
 
 def reset(
@@ -80,7 +84,8 @@ def reset(
         # The link came by mail: it proves the address as well as one that was sent to do so.
         database.run(_VERIFY, {"owner_id": account.id, "now": now})
         # Of two uses at once, this finds the link live for one.
-        if not database.run(_USE_RESET, {"reset_id": reset_id, "now": now}):
+        key = {"owner_id": account.id, "reset_id": reset_id, "now": now}
+        if not database.run(_USE_RESET, key):
             raise ResetTokenInvalid
         sessions.end_all(account.id, reason="password_reset")
         throttling.forget(account.email)
@@ -157,6 +162,12 @@ def delete_dead_resets(before: datetime) -> int:
     return database.run(delete(PasswordReset).where(PasswordReset.expires_at < before))
 
 
+def _find_owner(reset_id: str) -> uuid.UUID:
+    """Return whose request it is that a link of the release before names by itself."""
+    row = database.row(_OWNER, {"reset_id": reset_id})
+    return accounts.NOBODY if row is None else row.user_id
+
+
 def _write(
     user_id: uuid.UUID, password_hash: str, now: datetime, *, seen: datetime | None = None
 ) -> bool:
@@ -188,11 +199,12 @@ _ASKED = select(func.count()).where(
 )
 _IS_LIVE = (
     PasswordReset.id == bindparam("reset_id"),
+    PasswordReset.user_id == bindparam("owner_id"),
     PasswordReset.ended_at.is_(None),
     PasswordReset.expires_at > bindparam("now"),
 )
 _LIVE_RESET = (
-    select(PasswordReset.id, *ACCOUNT_COLUMNS)
+    select(*ACCOUNT_COLUMNS)
     .join_from(PasswordReset, User, User.id == PasswordReset.user_id)
     .where(*_IS_LIVE, User.is_active)
 )
@@ -202,4 +214,5 @@ _VERIFY = (
     .values(email_verified_at=bindparam("now"))
 )
 _USE_RESET = update(PasswordReset).where(*_IS_LIVE).values(ended_at=bindparam("now"))
+_OWNER = select(PasswordReset.user_id).where(PasswordReset.id == bindparam("reset_id"))
 _HASH = select(User.password_hash, User.password_changed_at).where(User.id == bindparam("user_id"))

@@ -21,7 +21,7 @@ from sqlalchemy import event
 from authsite import create_app, database
 from authsite.crypto import hashing
 from authsite.extensions import limiter
-from tests import services
+from tests import ownership, services
 
 MakeApp = Callable[..., Flask]
 
@@ -34,6 +34,12 @@ def _cheap_hashes() -> Iterator[None]:
     )
     yield
     hashing.HASHER = dear
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _every_statement_on_a_users_rows_names_the_user() -> Iterator[None]:
+    with ownership.enforced():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -167,7 +167,7 @@ def test_a_link_sets_the_password_and_ends_every_session(ada):
     with pytest.raises(SessionRevoked):
         sessions.resume_api(held[0].session_id, ada.id)
     with pytest.raises(SessionRevoked):
-        sessions.resume_page(held[1].session_id, held[1].cookie_secret)
+        sessions.resume_page(held[1].session_id, held[1].user_id, held[1].cookie_secret)
     reasons = {row.end_reason for row in sessions.recently_ended_for(ada.id)}
     assert reasons == {"password_reset"}
     assert "password_changed" in mails()

@@ -67,7 +67,7 @@ def row_of(held: sessions.Grant) -> database.Row:
 
 def resume(held: sessions.Grant) -> sessions.Resumed:
     if held.cookie_secret is not None:
-        return sessions.resume_page(held.session_id, held.cookie_secret)
+        return sessions.resume_page(held.session_id, held.user_id, held.cookie_secret)
     return sessions.resume_api(held.session_id, held.user_id)
 
 
@@ -485,7 +485,7 @@ def test_neither_kind_of_credential_opens_the_other_kind_of_session(ada):
     with pytest.raises(SessionRevoked):
         sessions.resume_api(page.session_id, ada.id)
     with pytest.raises(SessionRevoked):
-        sessions.resume_page(api.session_id, api.jti)
+        sessions.resume_page(api.session_id, api.user_id, api.jti)
     with pytest.raises(SessionRevoked):
         sessions.rotate(page.session_id, ada.id, page.cookie_secret)
     assert is_live(page)
@@ -496,7 +496,7 @@ def test_a_wrong_cookie_secret_opens_nothing(ada, secret):
     """SE-10, TK-10."""
     held = factories.grant(ada, entrance="page")
     with pytest.raises(SessionRevoked):
-        sessions.resume_page(held.session_id, secret)
+        sessions.resume_page(held.session_id, held.user_id, secret)
 
 
 def test_a_token_of_another_user_opens_nothing(ada, grace):
@@ -763,13 +763,13 @@ def test_use_starts_a_browsers_idle_clock_afresh(ada, later, is_remembered, idle
         is_remembered=is_remembered,
     )
     moment = later(hours=6)
-    sessions.touch(sessions.resume_page(row["id"], "secret"), ip_address=None)
+    sessions.touch(sessions.resume_page(row["id"], row["user_id"], "secret"), ip_address=None)
     assert sessions.find_own(ada.id, row["id"]).expires_at == moment + idle
 
     end = NOON + timedelta(days=30)
     database.run(update(UserSession), {"expires_at": end, "last_used_at": end - timedelta(hours=2)})
     later(days=30, hours=-1)
-    sessions.touch(sessions.resume_page(row["id"], "secret"), ip_address=None)
+    sessions.touch(sessions.resume_page(row["id"], row["user_id"], "secret"), ip_address=None)
     assert sessions.find_own(ada.id, row["id"]).expires_at == end
 
 

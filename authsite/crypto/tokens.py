@@ -131,6 +131,23 @@ def unsign(purpose: str, text: str, *, max_age: timedelta) -> str | None:
     return None
 
 
+def reset_link(user_id: uuid.UUID, reset_id: str) -> str:
+    """Return what a reset link carries: whose request for a new password it is, and which."""
+    return sign("reset", f"{user_id.hex}.{reset_id}")
+
+
+def read_reset_link(text: str, *, max_age: timedelta) -> tuple[uuid.UUID | None, str] | None:
+    """Return the user and the id of the request that a link names, or None.
+
+    Without a user it is a link of the release that named only the request.
+    """
+    value = unsign("reset", text, max_age=max_age)
+    if value is None:
+        return None
+    user_id, dot, reset_id = value.rpartition(".")
+    return (uuid.UUID(user_id) if dot else None), reset_id
+
+
 def keyed_digest(purpose: str, value: str) -> bytes:
     """Return 32 bytes that stand for `value` and cannot be computed without the secret."""
     key = derived_key(current_app.config["SECRET_KEY"], purpose)

@@ -119,7 +119,9 @@ def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
     if context.get("device_name"):
         context["device_name"] = device_label(context["device_name"])
     if reset_id := context.pop("reset_id", None):
-        context["link"] = f"{base_url}/reset-password?token={tokens.sign('reset', reset_id)}"
+        context["link"] = (
+            f"{base_url}/reset-password?token={tokens.reset_link(mail.user_id, reset_id)}"
+        )
     if mail.name == "verify_email":
         link = tokens.sign("verify_email", f"{mail.user_id}:{email}")
         context["link"] = f"{base_url}/verify-email?token={link}"

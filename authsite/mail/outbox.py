@@ -10,10 +10,11 @@ import ssl
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from flask import Flask, current_app
 from flask_mail import Connection, Message
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import and_, bindparam, delete, func, insert, select, update
 
 from .. import clock, database, events
 from ..database.models import OutgoingMail, PasswordReset, User
@@ -98,13 +99,13 @@ def _deliver_one(row: database.Row) -> bool:
         # Not only the network's: a mail that cannot even be written must not stand before all others.
         _postpone(row, error)
         return False
-    database.run(_DELETE, {"mail_id": row.id})
+    database.run(_DELETE, _key(row))
     events.record("mail", mail=row.name, user_id=row.user_id, attempts=row.attempts)
     return True
 
 
 def _drop(row: database.Row, outcome: str) -> bool:
-    database.run(_DELETE, {"mail_id": row.id})
+    database.run(_DELETE, _key(row))
     events.record("mail", outcome=outcome, mail=row.name, user_id=row.user_id)
     return True
 
@@ -123,11 +124,15 @@ def _name_within_quota(row: database.Row, to: database.Row) -> str | None:
             return None
         if so_many > quotas.MOST_NEW_DEVICES:
             name = "new_devices"
-            database.run(_RENAME, {"mail_id": row.id, "new_name": name})
+            database.run(_RENAME, _key(row) | {"new_name": name})
     is_proven = to.email_verified_at is not None
     if not is_proven and quotas.count(row.user_id, "any") > quotas.MOST_TO_UNPROVEN:
         return None
     return name
+
+
+def _key(row: database.Row) -> dict[str, Any]:
+    return {"mail_id": row.id, "owner_id": row.user_id}
 
 
 def _greeted(to: database.Row) -> str | None:
@@ -144,7 +149,7 @@ def _is_overtaken(row: database.Row, to: database.Row) -> bool:
         return to.email_verified_at is not None
     reset_id = row.facts.get("reset_id")
     return reset_id is not None and not database.row(
-        _LIVE_RESET, {"reset_id": reset_id, "now": clock.now()}
+        _LIVE_RESET, {"reset_id": reset_id, "user_id": row.user_id, "now": clock.now()}
     )
 
 
@@ -162,11 +167,11 @@ def _postpone(row: database.Row, error: Exception) -> None:
     facts = {"mail": row.name, "user_id": row.user_id, "attempts": row.attempts}
     facts["error"] = type(error).__name__  # never its text: servers quote the address in it
     if row.attempts >= MAX_ATTEMPTS:
-        database.run(_DELETE, {"mail_id": row.id})
+        database.run(_DELETE, _key(row))
         events.record("mail", outcome="given_up", **facts)
         return
     due_at = clock.now() + BACK_OFF[row.attempts - 1]
-    database.run(_POSTPONE, {"mail_id": row.id, "new_due_at": due_at})
+    database.run(_POSTPONE, _key(row) | {"new_due_at": due_at})
     events.record("mail", outcome="postponed", **facts)
 
 
@@ -234,15 +239,16 @@ def _drainer(app: Flask) -> Drainer:
     return drainer
 
 
-_MAIL_ID = OutgoingMail.id == bindparam("mail_id")
-_DELETE = delete(OutgoingMail).where(_MAIL_ID)
-_RENAME = update(OutgoingMail).where(_MAIL_ID).values(name=bindparam("new_name"))
-_POSTPONE = update(OutgoingMail).where(_MAIL_ID).values(due_at=bindparam("new_due_at"))
+_OWN = and_(OutgoingMail.id == bindparam("mail_id"), OutgoingMail.user_id == bindparam("owner_id"))
+_DELETE = delete(OutgoingMail).where(_OWN)
+_RENAME = update(OutgoingMail).where(_OWN).values(name=bindparam("new_name"))
+_POSTPONE = update(OutgoingMail).where(_OWN).values(due_at=bindparam("new_due_at"))
 _RECIPIENT = select(User.email, User.email_verified_at, User.first_name, User.is_active).where(
     User.id == bindparam("user_id")
 )
 _LIVE_RESET = select(PasswordReset.id).where(
     PasswordReset.id == bindparam("reset_id"),
+    PasswordReset.user_id == bindparam("user_id"),
     PasswordReset.ended_at.is_(None),
     PasswordReset.expires_at > bindparam("now"),
 )

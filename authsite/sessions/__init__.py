@@ -10,7 +10,7 @@ This is the one face of the package; inside, each statement stands beside its ve
 
 from .cleanup import count_before, delete_dead, statistics
 from .columns import ABSOLUTE_LIFETIME, IDLE_LIFETIME, IDLE_LIFETIME_OF_BROWSER_SESSION, Grant
-from .ending import delete_own_dead, end, end_all
+from .ending import delete_own_dead, end, end_all, find_owner
 from .listing import ENDED_ARE_SHOWN_FOR, active_for, find_own, recently_ended_for, rename
 from .resuming import (
     TOUCH_INTERVAL,
@@ -47,6 +47,7 @@ __all__ = [
     "end",
     "end_all",
     "find_own",
+    "find_owner",
     "is_known_browser",
     "is_trusted",
     "recently_ended_for",

@@ -43,7 +43,8 @@ SESSION_COLUMNS = (
     UserSession.absolute_expires_at,
 )
 SESSION_WIDTH = len(SESSION_COLUMNS)
-NAME = update(UserSession).where(UserSession.id == SESSION_ID).values(given_name=bindparam("name"))
+IS_OWN = and_(UserSession.id == SESSION_ID, UserSession.user_id == OWNER_ID)
+NAME = update(UserSession).where(IS_OWN).values(given_name=bindparam("name"))
 SHOWN_COLUMNS = (
     UserSession.id,
     DEVICE_NAME,

@@ -4,13 +4,13 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, delete, or_, select, update
+from sqlalchemy import and_, delete, or_, select, true, update
 
 from .. import clock, database, events
 from ..database import Row
 from ..database.models import UserSession
 from ..errors import Forbidden, SessionNotFound
-from .columns import DEVICE_NAME, SESSION_ID
+from .columns import DEVICE_NAME, IS_OWN, SESSION_ID
 
 
 def end(
@@ -20,9 +20,7 @@ def end(
 
     Raise SessionNotFound or, for somebody else's, Forbidden.
     """
-    ended = end_where(
-        and_(UserSession.id == session_id, UserSession.user_id == user_id), reason, ended_from
-    )
+    ended = end_where(user_id, UserSession.id == session_id, reason, ended_from)
     if ended:
         events.record("session_ended", user_id=user_id, session_id=session_id, reason=reason)
         return str(ended[0].device_name)
@@ -37,10 +35,9 @@ def end_all(
     ended_from: str | None = None,
 ) -> int:
     """End all live sessions of the user, but for `keep`, and return how many."""
-    condition = and_(UserSession.user_id == user_id, UserSession.expires_at > clock.now())
-    if keep is not None:
-        condition = and_(condition, UserSession.id != keep)
-    ended = end_where(condition, reason, ended_from)
+    is_other = true() if keep is None else UserSession.id != keep
+    condition = and_(UserSession.expires_at > clock.now(), is_other)
+    ended = end_where(user_id, condition, reason, ended_from)
     events.record("sessions_ended", user_id=user_id, reason=reason, count=len(ended))
     return len(ended)
 
@@ -55,10 +52,13 @@ def delete_own_dead(user_id: uuid.UUID) -> int:
     )
 
 
-def end_where(condition: Any, reason: str, ended_from: str | None) -> Sequence[Row]:
+def end_where(
+    user_id: uuid.UUID, condition: Any, reason: str, ended_from: str | None
+) -> Sequence[Row]:
+    """End those of the user's sessions that meet the condition and return their ids and names."""
     statement = (
         update(UserSession)
-        .where(condition, UserSession.ended_at.is_(None))
+        .where(UserSession.user_id == user_id, condition, UserSession.ended_at.is_(None))
         .values(ended_at=clock.now(), end_reason=reason, ended_from=ended_from)
         .returning(UserSession.id, DEVICE_NAME)
     )
@@ -67,13 +67,20 @@ def end_where(condition: Any, reason: str, ended_from: str | None) -> Sequence[R
 
 def owned(user_id: uuid.UUID, session_id: uuid.UUID, refusal: str) -> str:
     """Return the device's name of one's own session, live or not; raise for any other."""
-    row = database.row(_OWNER, {"session_id": session_id})
-    if row is None:
+    own = database.row(_OWN_NAME, {"session_id": session_id, "owner_id": user_id})
+    if own is not None:
+        return str(own.device_name)
+    if find_owner(session_id) is None:
         raise SessionNotFound
-    if row.user_id != user_id:
-        events.record("forbidden", outcome="refused", user_id=user_id, session_id=session_id)
-        raise Forbidden(refusal)
-    return str(row.device_name)
+    events.record("forbidden", outcome="refused", user_id=user_id, session_id=session_id)
+    raise Forbidden(refusal)
 
 
-_OWNER = select(UserSession.user_id, DEVICE_NAME).where(UserSession.id == SESSION_ID)
+def find_owner(session_id: uuid.UUID) -> uuid.UUID | None:
+    """Return whose session it is, live or not; None for an unknown one."""
+    row = database.row(_OWNER, {"session_id": session_id})
+    return None if row is None else row.user_id
+
+
+_OWN_NAME = select(DEVICE_NAME).where(IS_OWN)
+_OWNER = select(UserSession.user_id).where(UserSession.id == SESSION_ID)

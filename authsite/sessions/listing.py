@@ -10,7 +10,7 @@ from .. import clock, database
 from ..database import Row, UtcDateTime
 from ..database.models import UserSession
 from ..errors import SessionNotFound
-from .columns import IS_LIVE, LAST_USED_FIRST, NAME, OWNER_ID, SESSION_ID, SHOWN_COLUMNS, USER_ID
+from .columns import IS_LIVE, LAST_USED_FIRST, NAME, SESSION_ID, SHOWN_COLUMNS, USER_ID
 from .ending import owned
 
 ENDED_ARE_SHOWN_FOR = timedelta(days=30)
@@ -51,7 +51,7 @@ def rename(user_id: uuid.UUID, session_id: uuid.UUID, name: str | None) -> Row:
     return session
 
 
-_RENAME = NAME.where(UserSession.user_id == OWNER_ID, IS_LIVE)
+_RENAME = NAME.where(IS_LIVE)
 _ACTIVE_FOR = (
     select(*SHOWN_COLUMNS).where(UserSession.user_id == USER_ID, IS_LIVE).order_by(*LAST_USED_FIRST)
 )

@@ -18,9 +18,9 @@ from .columns import (
     IDLE_LIFETIME,
     IDLE_LIFETIME_OF_BROWSER_SESSION,
     IS_LIVE,
+    IS_OWN,
     LAST_USED_FIRST,
     NOW,
-    OWNER_ID,
     SESSION_COLUMNS,
     SESSION_ID,
     SESSION_WIDTH,
@@ -60,12 +60,10 @@ def resume_api_with_all(session_id: uuid.UUID, user_id: uuid.UUID) -> tuple[Resu
     return _resumed(own), rows
 
 
-def resume_page(session_id: uuid.UUID, cookie_secret: str) -> Resumed:
+def resume_page(session_id: uuid.UUID, user_id: uuid.UUID, cookie_secret: str) -> Resumed:
     """Return the live session that a cookie names; raise SessionRevoked when it is not live."""
-    digest = cookie_digest(cookie_secret)
-    row = database.row(
-        _RESUME_PAGE, {"session_id": session_id, "cookie_digest": digest, "now": clock.now()}
-    )
+    key = {"session_id": session_id, "user_id": user_id, "now": clock.now()}
+    row = database.row(_RESUME_PAGE, key | {"cookie_digest": cookie_digest(cookie_secret)})
     return _resumed(row)
 
 
@@ -83,10 +81,8 @@ def touch(session: Resumed, *, ip_address: str | None) -> Resumed:
     expires_at = (
         min(now + idle, session.absolute_expires_at) if session.entrance == "page" else None
     )
-    database.run(
-        _TOUCH,
-        {"session_id": session.id, "now": now, "new_expires_at": expires_at, "ip": ip_address},
-    )
+    key = {"session_id": session.id, "owner_id": session.account.id, "now": now}
+    database.run(_TOUCH, key | {"new_expires_at": expires_at, "ip": ip_address})
     return session._replace(last_used_at=now, expires_at=expires_at or session.expires_at)
 
 
@@ -124,21 +120,15 @@ def _resumed(row: Row | None) -> Resumed:
 _RESUME = (
     select(*SESSION_COLUMNS, *ACCOUNT_COLUMNS)
     .join_from(UserSession, User, User.id == UserSession.user_id)
-    .where(UserSession.id == SESSION_ID, IS_LIVE, User.is_active)
+    .where(UserSession.id == SESSION_ID, UserSession.user_id == USER_ID, IS_LIVE, User.is_active)
 )
-_RESUME_API = database.Prepared(
-    _RESUME.where(UserSession.user_id == USER_ID, UserSession.refresh_jti.is_not(None))
-)
+_RESUME_API = database.Prepared(_RESUME.where(UserSession.refresh_jti.is_not(None)))
 _RESUME_PAGE = database.Prepared(
     _RESUME.where(UserSession.cookie_digest == bindparam("cookie_digest"))
 )
 _TOUCH = (
     update(UserSession)
-    .where(
-        UserSession.id == SESSION_ID,
-        UserSession.ended_at.is_(None),
-        UserSession.last_used_at < NOW,
-    )
+    .where(IS_OWN, UserSession.ended_at.is_(None), UserSession.last_used_at < NOW)
     .values(
         last_used_at=NOW,
         expires_at=func.coalesce(
@@ -149,11 +139,7 @@ _TOUCH = (
 )
 _RENEW = (
     update(UserSession)
-    .where(
-        UserSession.id == SESSION_ID,
-        UserSession.user_id == OWNER_ID,
-        UserSession.ended_at.is_(None),
-    )
+    .where(IS_OWN, UserSession.ended_at.is_(None))
     .values(
         cookie_digest=bindparam("new_digest", type_=LargeBinary()),
         refresh_jti=bindparam("new_jti", type_=String()),

@@ -12,7 +12,7 @@ from ..database import UtcDateTime
 from ..database.models import User, UserSession
 from ..errors import RefreshTokenExpired, SessionRevoked
 from ..mail import emails, outbox
-from .columns import DEVICE_NAME, IDLE_LIFETIME, IS_LIVE, NOW, OWNER_ID, SESSION_ID, Grant
+from .columns import DEVICE_NAME, IDLE_LIFETIME, IS_LIVE, IS_OWN, NOW, Grant
 from .ending import end_where
 
 
@@ -57,7 +57,7 @@ def _converge_or_end(session_id: uuid.UUID, user_id: uuid.UUID, jti: str, now: d
         return Grant(session_id, user_id, row.rotated_at, row.expires_at, row.refresh_jti)
     # The end is committed before the refusal is raised: raising inside would undo it.
     with database.transaction():
-        ended = end_where(UserSession.id == session_id, "reuse_detected", None)
+        ended = end_where(user_id, UserSession.id == session_id, "reuse_detected", None)
         if ended:
             outbox.queue(emails.token_reuse(user_id, row.device_name, now))
     events.record("refresh_reuse", outcome="refused", user_id=user_id, session_id=session_id)
@@ -68,8 +68,7 @@ _IDLE_UNTIL = bindparam("idle_until", type_=UtcDateTime())
 _ROTATE = database.Prepared(
     update(UserSession)
     .where(
-        UserSession.id == SESSION_ID,
-        UserSession.user_id == OWNER_ID,
+        IS_OWN,
         UserSession.refresh_jti == bindparam("presented"),
         IS_LIVE,
         exists().where(User.id == UserSession.user_id, User.is_active),
@@ -98,8 +97,5 @@ _LOOK_BACK = (
         User.is_active,
     )
     .join_from(UserSession, User, User.id == UserSession.user_id)
-    .where(
-        UserSession.id == SESSION_ID,
-        UserSession.user_id == OWNER_ID,
-    )
+    .where(IS_OWN)
 )

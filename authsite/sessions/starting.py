@@ -149,16 +149,16 @@ def _make_room(session: dict[str, Any], earlier: Row | None, now: datetime) -> N
     if earlier.of_device:
         given = database.row(_GIVEN_NAME, session | {"is_page": session["entrance"] == "page"})
         if given is not None and given.given_name:
-            database.run(NAME, {"session_id": session["id"], "name": given.given_name})
+            key = {"session_id": session["id"], "owner_id": session["user_id"]}
+            database.run(NAME, key | {"name": given.given_name})
         replaced = and_(
-            UserSession.user_id == session["user_id"],
             UserSession.device_id == session["device_id"],
             (UserSession.entrance == "page")
             if session["entrance"] == "page"
             else (UserSession.entrance != "page"),
             UserSession.id != session["id"],
         )
-        end_where(replaced, "replaced", None)
+        end_where(session["user_id"], replaced, "replaced", None)
     beyond = (
         select(UserSession.id)
         .where(
@@ -171,7 +171,7 @@ def _make_room(session: dict[str, Any], earlier: Row | None, now: datetime) -> N
         .offset(most - 1)
         .limit(10_000)  # SQLite has no OFFSET without LIMIT
     )
-    end_where(UserSession.id.in_(beyond), "evicted", None)
+    end_where(session["user_id"], UserSession.id.in_(beyond), "evicted", None)
 
 
 # The user's row is locked until the commit: a change of password waits for this sign-in and then ends its

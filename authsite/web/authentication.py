@@ -133,7 +133,7 @@ def from_cookie() -> None:
     if "secret" not in session:
         return
     try:
-        resumed = sessions.resume_page(uuid.UUID(session["id"]), session["secret"])
+        resumed = sessions.resume_page(*_named_by_cookie(), session["secret"])
     except SessionRevoked:
         forget()
         flash(SIGNED_OUT_ELSEWHERE)
@@ -142,6 +142,18 @@ def from_cookie() -> None:
     g.cookie_expires_at = g.session.expires_at
     # Where its end has moved, the cookie's moves along.
     session.modified |= session.permanent and g.session is not resumed
+
+
+def _named_by_cookie() -> tuple[uuid.UUID, uuid.UUID]:
+    """Return the ids of the session and of its user; raise SessionRevoked where there is no such row."""
+    session_id = uuid.UUID(session["id"])
+    if "user" not in session:
+        # A cookie of the release that named only the session: from now on it names both.
+        owner = sessions.find_owner(session_id)
+        if owner is None:
+            raise SessionRevoked
+        session["user"] = str(owner)
+    return session_id, uuid.UUID(session["user"])
 
 
 def login_required(view: View) -> View:
@@ -190,7 +202,8 @@ def sign_in(authenticated: accounts.Authenticated, *, is_remembered: bool) -> No
 def remember(grant: sessions.Grant, *, is_remembered: bool) -> None:
     """Put a session in the cookie, in place of all that was there: a planted one is worth nothing."""
     forget()
-    session["id"], session["secret"] = str(grant.session_id), grant.cookie_secret
+    session["id"], session["user"] = str(grant.session_id), str(grant.user_id)
+    session["secret"] = grant.cookie_secret
     session.permanent = is_remembered
     g.cookie_expires_at = grant.expires_at
 
