@@ -33,8 +33,8 @@ def test_a_moment_is_told_by_its_age_for_thirty_days_and_then_by_its_date(age, t
 @pytest.mark.parametrize(
     ("ahead", "text"),
     [
-        (timedelta(hours=7, minutes=4), "19:04 UTC"),
-        (timedelta(hours=23, minutes=59), "11:59 UTC"),
+        (timedelta(hours=7, minutes=4), "19:04 UTC today"),
+        (timedelta(hours=23, minutes=59), "11:59 UTC tomorrow"),
         (timedelta(days=7), "2 December"),
     ],
 )

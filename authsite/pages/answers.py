@@ -43,7 +43,7 @@ def page(template: str, *, form: Form | None = None, **context: Any) -> tuple[st
     return text, 422 if errors else 200
 
 
-def done(word: str, location: str = HOME) -> Response:
+def done(word: str | Markup, location: str = HOME) -> Response:
     """Return the redirect after a POST; the page that follows says the word."""
     flash(word)
     return redirect(location, 303)

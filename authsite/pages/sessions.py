@@ -5,9 +5,11 @@ from datetime import timedelta
 
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 from werkzeug.wrappers import Response
 
 from .. import clock, database, sessions
+from ..clients import devices
 from ..errors import SessionNotFound
 from ..web import authentication, limits
 from ..web.forms import RenameForm
@@ -17,14 +19,17 @@ blueprint = Blueprint("sessions", __name__)
 
 ACTIVE_NOW = timedelta(minutes=5)
 ALREADY = "That device is already signed out."
+NOT_RECOGNISED = Markup(
+    '{} If you did not recognise {}, <a href="/account/password">change your password now</a>.'
+)
 REASONS = {
     "logged_out": "Signed out",
     "revoked": "Signed out",
-    "password_changed": "Password changed",
-    "password_reset": "Password reset",
+    "password_changed": "Signed out: the password was changed",
+    "password_reset": "Signed out: the password was reset",
     "reuse_detected": "Signed out for safety: its sign-in was copied",
-    "deactivated": "Account deactivated",
-    "replaced": "Signed in again on the same device",
+    "deactivated": "Signed out: the account was deactivated",
+    "replaced": "Replaced: the same device signed in again",
     "evicted": "Signed out to make room for a newer device",
 }
 ONLY_ONE = "You are not signed in anywhere else."
@@ -66,7 +71,7 @@ def revoke(device_id: str) -> Response:
     if device.id == caller.id:
         return answers.signed_out()
     sessions.end(caller.account.id, device.id, reason="revoked", ended_from=caller.device_name)
-    return answers.done(f"Signed out {device.device_name}.")
+    return answers.done(NOT_RECOGNISED.format(f"Signed out {_called(device)}.", "it"))
 
 
 @blueprint.get("/account/devices/<device_id>/rename")
@@ -96,7 +101,7 @@ def rename(device_id: str) -> ResponseReturnValue:
         renamed = sessions.rename(owner.id, device.id, form.name.data or None)
     except SessionNotFound:
         return answers.done(ALREADY)
-    return answers.done(f"Renamed to {renamed.device_name}.")
+    return answers.done(f"The name is now {_called(renamed)}.")
 
 
 @blueprint.get("/account/devices/revoke-others")
@@ -118,7 +123,10 @@ def revoke_others() -> Response:
     count = sessions.end_all(
         caller.account.id, reason="revoked", keep=caller.id, ended_from=caller.device_name
     )
-    return answers.done(f"Signed out {count} other device{'' if count == 1 else 's'}.")
+    if count == 0:
+        return answers.done(ONLY_ONE)
+    word = f"Signed out {count} other device{'' if count == 1 else 's'}."
+    return answers.done(NOT_RECOGNISED.format(word, "it" if count == 1 else "one of them"))
 
 
 def _find(device_id: str) -> database.Row | None:
@@ -138,4 +146,22 @@ def _others() -> list[database.Row]:
 def _reason(ended: database.Row) -> str:
     """Return in words why a session ended, and from which device where it was another one."""
     words = REASONS[ended.end_reason]
-    return f"{words} from {ended.ended_from}" if ended.ended_from else words
+    preposition = "on" if ended.end_reason == "password_changed" else "from"
+    return f"{words} {preposition} {ended.ended_from}" if ended.ended_from else words
+
+
+@blueprint.app_template_filter("described")
+def _described(device: database.Row) -> str:
+    """Return what a device is, whatever name its owner or its app has chosen for it."""
+    # Only a client that is no browser may name itself; of it the user agent is all that is known.
+    if device.browser is not None:
+        return str(device.own_name)
+    return devices.describe(device.user_agent).name
+
+
+def _called(device: database.Row) -> str:
+    """Return a device's name, with what it is where that is not the same."""
+    described = _described(device)
+    if described == device.device_name:
+        return described
+    return f"{device.device_name} ({described})"

@@ -28,6 +28,8 @@ class Grant(NamedTuple):
 # Statements of the hot paths are built once: composing one costs more than PostgreSQL needs to answer it.
 
 DEVICE_NAME = func.coalesce(UserSession.given_name, UserSession.device_name).label("device_name")
+# What the device is, whatever its owner, or whoever holds a session of theirs, calls it.
+OWN_NAME = UserSession.device_name.label("own_name")
 NOW = bindparam("now", type_=UtcDateTime())
 SESSION_ID = bindparam("session_id", type_=Uuid())
 USER_ID = bindparam("user_id", type_=Uuid())
@@ -35,7 +37,7 @@ OWNER_ID = bindparam("owner_id", type_=Uuid())  # in updates, where a column's n
 IS_LIVE = and_(UserSession.ended_at.is_(None), UserSession.expires_at > NOW)
 SESSION_COLUMNS = (
     UserSession.id,
-    DEVICE_NAME,
+    OWN_NAME,
     UserSession.entrance,
     UserSession.is_remembered,
     UserSession.last_used_at,
@@ -48,6 +50,7 @@ NAME = update(UserSession).where(IS_OWN).values(given_name=bindparam("name"))
 SHOWN_COLUMNS = (
     UserSession.id,
     DEVICE_NAME,
+    OWN_NAME,
     UserSession.given_name,
     # Of a browser it is the value of its cookie, which is to be known to nobody else.
     case((UserSession.entrance == "page", None), else_=UserSession.device_id).label("device_id"),
@@ -57,6 +60,7 @@ SHOWN_COLUMNS = (
     UserSession.last_used_at,
     UserSession.created_at,
     UserSession.expires_at,
+    UserSession.absolute_expires_at,
     UserSession.browser,
     UserSession.os,
     UserSession.device_type,

@@ -33,7 +33,7 @@ TOUCH_INTERVAL = timedelta(minutes=1)
 
 
 class Resumed(NamedTuple):
-    """The session behind a request, and whose it is."""
+    """The session behind a request, and whose it is; `device_name` is the device's own, not a given one."""
 
     id: uuid.UUID
     device_name: str

@@ -23,8 +23,19 @@ for (const form of document.forms) {
   });
 }
 
-for (const time of document.querySelectorAll("time")) {
-  time.title = new Date(time.dateTime).toLocaleString();
+// Times are written in UTC; here is known what time that is for the reader, and on which day.
+const inWords = (date, how) => date.toLocaleString("en-GB", how);
+const DAY = {day: "numeric", month: "long"}, TIME = {hour: "2-digit", minute: "2-digit"};
+const LOCAL = {
+  moment: (date) => `${inWords(date, {...DAY, year: "numeric"})}, ${inWords(date, TIME)}`,
+  end: (date) => {
+    if (date - Date.now() >= 86400000) return inWords(date, DAY);
+    const isToday = date.toDateString() === new Date().toDateString();
+    return `${inWords(date, TIME)} ${isToday ? "today" : "tomorrow"}`;
+  },
+};
+for (const time of document.querySelectorAll("[data-local]")) {
+  time.textContent = LOCAL[time.dataset.local](new Date(time.dateTime));
 }
 
 // The address typed at the login goes along to the reset form, in no URL and no cookie.

@@ -172,8 +172,8 @@ def _plainest_page() -> Response:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>There is a problem with the service – {site}</title>"
         '<link rel="stylesheet" href="/static/app.css"></head><body>'
-        f'<header><div class="wide"><a class="site-name" href="/">{site}</a></div></header>'
-        '<main id="main" class="narrow"><h1>There is a problem with the service</h1>'
+        f'<header><div class="column bar"><a class="site-name" href="/">{site}</a></div></header>'
+        '<main id="main" class="door"><h1>There is a problem with the service</h1>'
         "<p>Try again later. Nothing you entered was saved.</p>"
         f"<p>Reference: {headers.request_id()}</p></main></body></html>"
     )

@@ -32,9 +32,12 @@ def ago(moment: datetime) -> str:
 
 
 def until(moment: datetime) -> str:
-    """Return the day, or within a day of it the time: "2 December", "19:04 UTC"."""
-    is_soon = moment - clock.now() < timedelta(days=1)
-    return utc_time(moment) if is_soon else utc_date(moment)
+    """Return the day, or within a day of it the time: "2 December", "19:04 UTC tomorrow"."""
+    now = clock.now()
+    if moment - now >= timedelta(days=1):
+        return utc_date(moment)
+    is_today = moment.astimezone(UTC).date() == now.date()
+    return f"{utc_time(moment)} {'today' if is_today else 'tomorrow'}"
 
 
 def iso(moment: datetime) -> str:

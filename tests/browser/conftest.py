@@ -209,6 +209,13 @@ def device(page: Page, name: str) -> Any:
     return page.get_by_role("main").get_by_role("listitem").filter(has=named)
 
 
+def open_rename(page: Page, name: str = "Chrome on Linux") -> None:
+    """Lead from the list to the form for a device's name, which is folded away."""
+    row = device(page, name)
+    row.get_by_text("More about this device").click()
+    row.get_by_role("link", name="Rename this device").click()
+
+
 def expect_thrown_out(page: Page) -> None:
     """Expect the next click in a browser that was signed out elsewhere to lead to the login page."""
     page.get_by_role("link", name="Profile").click()

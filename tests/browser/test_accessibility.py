@@ -23,6 +23,7 @@ from tests.browser.conftest import (
     mail_to,
     new_account,
     new_email,
+    open_rename,
     post,
     sign_in,
     with_and_without_script,
@@ -146,12 +147,12 @@ def only_device(she: Visitor) -> None:
 
 def rename(she: Visitor) -> None:
     she.has_many_devices()
-    she.page.get_by_role("link", name="Rename WWW").click()
+    open_rename(she.page, "W" * 64)
 
 
 def rename_error(she: Visitor) -> None:
     she.is_signed_in()
-    she.page.get_by_role("link", name="Rename Chrome").click()
+    open_rename(she.page)
     she.submit("Save", name="x" * 65)
 
 
@@ -278,7 +279,7 @@ PAGES: dict[str, tuple[Callable[[Visitor], Any], str]] = {
     "signed-out-meanwhile": (signed_out_meanwhile, "You are signed out"),
     "link-without-cookie": (link_without_cookie, "Your browser sent no cookie"),
     "not-found": (not_found, "Page not found"),
-    "wrong-method": (wrong_method, "This page cannot be opened like that"),
+    "wrong-method": (wrong_method, "There is no page at this address"),
     "too-many-attempts": (too_many_attempts, "Too many attempts"),
     "fault": (fault(500), "There is a problem with the service"),
     "unavailable": (fault(503), "The service is unavailable"),
@@ -336,18 +337,19 @@ def test_an_account_can_be_lived_with_by_keyboard_alone(open_page, has_script):
     tab_to(page, "Create account")
     page.keyboard.press("Enter")
     expect(heading(page)).to_have_text("Your devices")
-    tab_to(page, "More about this device")
+    tab_to(page, "More about this device, Chrome on Linux")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("Signed in through")).to_be_visible()
-    tab_to(page, "Rename Chrome on Linux")
+    expect(page.get_by_text("Signed in on a web page")).to_be_visible()
+    tab_to(page, "Rename this device")
     page.keyboard.press("Enter")
     expect(heading(page)).to_have_text("Rename Chrome on Linux")
     tab_to(page, "Name")
     page.keyboard.press("Control+A")
     page.keyboard.type("Kitchen laptop")
     page.keyboard.press("Enter")
-    expect(flash(page)).to_have_text("Renamed to Kitchen laptop.")
-    tab_to(page, "Sign out Kitchen laptop")
+    expect(flash(page)).to_have_text("The name is now Kitchen laptop (Chrome on Linux).")
+    page.reload()  # the word on what happened had the focus, and the header is before it
+    tab_to(page, "Sign out")
     page.keyboard.press("Enter")
     expect(flash(page)).to_have_text("You have signed out.")
 

@@ -63,7 +63,7 @@ def test_a_used_link_says_so_and_leads_to_a_new_one(open_page, email, mailbox, h
     expect(heading(page)).to_have_text("This link no longer works")
     page.goto(link)
     expect(heading(page)).to_have_text("This link no longer works")
-    page.get_by_role("link", name="Send a new link").click()
+    page.get_by_role("link", name="Ask for a new link").click()
     expect(heading(page)).to_have_text("Reset your password")
 
 

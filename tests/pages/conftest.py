@@ -163,7 +163,7 @@ def words(answer: TestResponse) -> str:
 
 def flash(answer: TestResponse) -> str | None:
     found = re.search(r'<p class="flash"[^>]*>(.*?)</p>', answer.text, re.DOTALL)
-    return unescape(found[1]) if found else None
+    return unescape(re.sub("<.*?>", "", found[1])) if found else None
 
 
 def summary(answer: TestResponse) -> list[tuple[str | None, str]]:

@@ -30,6 +30,7 @@ from tests.pages.conftest import (
 )
 
 ALREADY = "That device is already signed out."
+SIGNED_OUT_WERKZEUG = "Signed out Werkzeug. If you did not recognise it, change your password now."
 ONLY_ONE = "You are not signed in anywhere else."
 
 
@@ -82,11 +83,19 @@ def test_a_device_is_described_as_its_owner_would_know_it(app, ada, later):
         last_used_at=now - timedelta(hours=3),
     )
     text = words(ada.get("/account/devices"))
-    assert "Last active 3 hours ago · 203.0.113.7 · United Kingdom (approximate)" in text
+    assert "Last active 3 hours ago · United Kingdom (approximate)" in text
     signed_in, until = row["created_at"], row["expires_at"]
     assert f"Signed in {signed_in.day} {signed_in:%B %Y, %H:%M} UTC" in text
-    assert f"Stays signed in until {until.day} {until:%B}" in text
-    for fact in ("Phone", "Safari", "iOS", "the API", "phone-1", SAFARI_ON_IPHONE):
+    assert f"Stays signed in until {until.day} {until:%B}, longer if used" in text
+    for fact in (
+        "203.0.113.7",
+        "Phone",
+        "Safari",
+        "iOS",
+        "An app or script",
+        "phone-1",
+        SAFARI_ON_IPHONE,
+    ):
         assert fact in text.partition("Last active")[2]
     page = ada.get("/account/devices").text
     assert f'<time datetime="{now - timedelta(hours=3):%Y-%m-%dT%H:%M:%SZ}">3 hours ago' in page
@@ -107,6 +116,59 @@ def test_the_last_use_is_told_in_words(app, ada, later, ago, text):
     assert text in words(ada.get("/account/devices"))
 
 
+def test_a_name_that_somebody_chose_never_hides_what_the_device_is(app, ada, open_browser):
+    """Whoever holds a stolen session can call it anything; what it is stands under the name."""
+    thief = open_browser(user_agent=SAFARI_ON_IPHONE)
+    thief.sign_in()
+    thief.post(path_of(thief.session_id(), "rename"), name="Chrome on Windows (This device)")
+    described = "Chrome on Windows (This device) Safari on iPhone"
+    assert described in words(ada.get("/account/devices"))
+    assert described in words(ada.get("/account/devices/revoke-others"))
+    ada.post(path_of(thief.session_id()), page="/account/devices")
+    page = ada.get("/account/devices")
+    assert flash(page).startswith("Signed out Chrome on Windows (This device) (Safari on iPhone).")
+    assert described in words(page).partition("Signed out recently")[2]
+
+
+def test_what_signed_a_device_out_is_told_by_what_it_is(app, ada, open_browser):
+    phone = open_browser(user_agent=SAFARI_ON_IPHONE)
+    phone.sign_in()
+    phone.post(path_of(phone.session_id(), "rename"), name="The support team")
+    phone.post("/account/devices/revoke-others")
+    page = words(phone.get("/account/devices"))
+    assert "Signed out from Safari on iPhone, just now" in page
+    assert "from The support team" not in page
+
+
+def test_a_script_that_names_itself_is_told_by_its_agent_too(app, ada):
+    add_sessions(app, device_name="nightly", browser=None, user_agent="AcmeBackup/2.1")
+    assert "nightly AcmeBackup" in words(ada.get("/account/devices"))
+
+
+def test_one_signs_out_this_device_in_the_header_and_no_row_is_red(app, ada):
+    add_sessions(app, device_name="curl", browser="curl")
+    page = ada.get("/account/devices")
+    assert words(page).index("Sign out everywhere else") < words(page).index("This device")
+    assert f"{ada.session_id()}/revoke" not in page.text
+    assert len(elements(page, "form", action="/logout")) == 1
+    assert not [each for each in elements(page, "button") if "danger" in each.get("class", "")]
+
+
+def test_a_session_at_its_last_day_is_not_said_to_last_longer(app, ada, later):
+    later(timedelta(0))
+    end = clock.now() + timedelta(days=3)
+    add_sessions(app, device_name="curl", expires_at=end, absolute_expires_at=end)
+    text = words(ada.get("/account/devices"))
+    assert f"until {end.day} {end:%B} Type" in text
+
+
+def test_the_header_says_whose_account_it_is_and_where_one_stands(ada):
+    page = ada.get(path_of(ada.session_id(), "rename"))
+    assert EMAIL in words(page).partition("Skip to main content")[2].partition("Rename")[0]
+    (part,) = [each for each in elements(page, "a") if "aria-current" in each]
+    assert (part["href"], part["aria-current"]) == ("/account/devices", "true")
+
+
 def test_with_only_this_device_there_is_nothing_to_sign_out(ada):
     page = ada.get("/account/devices")
     assert ONLY_ONE in words(page)
@@ -120,7 +182,7 @@ def test_a_hundred_devices_take_one_query_for_the_list(app, ada, sent_statements
     add_sessions(app, 200, age=timedelta(days=3), ended=timedelta(days=1))
     with sent_statements() as sent:
         page = ada.get("/account/devices")
-    assert len(elements(page, "li", class_="device")) == 100
+    assert len(elements(page, "li", class_="row device")) == 100
     assert "You are signed in on 100 devices." in words(page)
     assert len(sent) == 3
 
@@ -161,7 +223,7 @@ def test_signing_an_api_client_out_on_the_page_ends_its_tokens_at_once(app, ada)
     answer = ada.post(path_of(session), page="/account/devices")
     assert (answer.status_code, answer.location) == (303, "/account/devices")
     page = ada.get("/account/devices")
-    assert flash(page) == "Signed out Werkzeug."
+    assert flash(page) == SIGNED_OUT_WERKZEUG
     assert "Signed out from Chrome on Windows, just now" in words(page)
     assert not token_opens(app, held)
     refreshed = app.test_client().post(
@@ -224,7 +286,7 @@ def test_signing_a_device_out_twice_is_harmless(app, ada):
     """SE-17."""
     api_tokens(app)
     (session,) = set(live_sessions(app)) - {ada.session_id()}
-    for word in ("Signed out Werkzeug.", ALREADY):
+    for word in (SIGNED_OUT_WERKZEUG, ALREADY):
         assert ada.post(path_of(session), page="/account/devices").status_code == 303
         assert flash(ada.get("/account/devices")) == word
 
@@ -245,7 +307,7 @@ def test_a_device_gets_a_name_and_loses_it_again(app, ada):
     assert elements(form, "input", id="name")[0]["value"] == "Chrome on Windows"
     assert ada.post(path, name="  Kitchen \u202e laptop ").status_code == 303
     page = ada.get("/account/devices")
-    assert flash(page) == "Renamed to Kitchen laptop."
+    assert flash(page) == "The name is now Kitchen laptop (Chrome on Windows)."
     assert names(page)[0] == "Kitchen laptop"
     ada.post(path, name="")
     assert names(ada.get("/account/devices"))[0] == "Chrome on Windows"
@@ -267,11 +329,14 @@ def test_signing_out_everywhere_else_asks_first_and_names_the_devices(app, ada, 
     assert "Safari on iPhone" in words(page)
     assert "Werkzeug" in words(page)
     assert "Chrome on Windows" not in words(page)
+    assert words(page).index("Sign out 2 devices") < words(page).index("Safari on iPhone")
     assert len(live_sessions(app)) == 3
     answer = ada.post("/account/devices/revoke-others")
     assert (answer.status_code, answer.location) == (303, "/account/devices")
     devices = ada.get("/account/devices")
-    assert flash(devices) == "Signed out 2 other devices."
+    assert flash(devices) == (
+        "Signed out 2 other devices. If you did not recognise one of them, change your password now."
+    )
     assert live_sessions(app) == [ada.session_id()]
     assert not phone.is_signed_in()
     assert not token_opens(app, held)
@@ -283,7 +348,9 @@ def test_with_one_other_device_the_words_are_in_the_singular(app, ada):
     assert heading(page) == "Sign out 1 other device?"
     assert "Sign out 1 device" in words(page)
     ada.post("/account/devices/revoke-others")
-    assert flash(ada.get("/account/devices")) == "Signed out 1 other device."
+    assert flash(ada.get("/account/devices")) == (
+        "Signed out 1 other device. If you did not recognise it, change your password now."
+    )
 
 
 def test_without_other_devices_there_is_nothing_to_confirm(ada):
@@ -305,11 +372,15 @@ def test_signing_out_everywhere_else_leaves_other_people_alone(app, ada, open_br
         ("logged_out", None, "Signed out, 2 days ago"),
         ("logged_out", "curl", "Signed out from curl, 2 days ago"),
         ("revoked", "Chrome on Windows", "Signed out from Chrome on Windows, 2 days ago"),
-        ("password_changed", "Chrome on Windows", "Password changed from Chrome on Windows, 2"),
-        ("password_reset", None, "Password reset, 2 days ago"),
+        (
+            "password_changed",
+            "Chrome on Windows",
+            "Signed out: the password was changed on Chrome on Windows, 2 days ago",
+        ),
+        ("password_reset", None, "Signed out: the password was reset, 2 days ago"),
         ("reuse_detected", None, "Signed out for safety: its sign-in was copied, 2 days ago"),
-        ("deactivated", None, "Account deactivated, 2 days ago"),
-        ("replaced", None, "Signed in again on the same device, 2 days ago"),
+        ("deactivated", None, "Signed out: the account was deactivated, 2 days ago"),
+        ("replaced", None, "Replaced: the same device signed in again, 2 days ago"),
         ("evicted", None, "Signed out to make room for a newer device, 2 days ago"),
     ],
 )
