@@ -185,7 +185,7 @@ def test_a_full_disk_breaks_nothing():
                 sys.executable,
                 "-c",
                 "import os, sys\nfrom authsite import events\nevents.configure()\n"
-                "events.record('login')\nsys.stderr.write('went on')\nos._exit(0)",
+                "events.record('login')\nsys.stderr.write('went on')\nsys.stderr.flush()\nos._exit(0)",
             ],
             cwd=services.ROOT,
             stdout=full,
