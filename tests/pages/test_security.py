@@ -548,8 +548,10 @@ def test_what_the_page_uses_up_is_used_up_in_the_api_and_the_other_way_round(
     answer = browser.send(path, fields | {"csrf_token": token})
     assert answer.status_code == 429
     assert heading(answer) == "Too many attempts"
-    assert "Try again in 1 minute." in words(answer)
-    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    seconds = int(answer.headers["Retry-After"])
+    assert 1 <= seconds <= 60
+    wait = {1: "1 second", 60: "1 minute"}.get(seconds, f"{seconds} seconds")
+    assert f"Nothing was changed. Try again in {wait}." in words(answer)
     assert api.post(twin, json={"email": "x"}).status_code == 429
     # Looking at the form costs nothing and is not refused.
     assert browser.get(page or path).status_code == 200
@@ -578,6 +580,18 @@ def test_a_signed_in_person_is_limited_wherever_he_is(app, ada, open_browser, pa
     for browser, token in tokens:
         assert browser.send(path, fields | {"csrf_token": token}).status_code == 429
     assert ada.is_signed_in()
+
+
+@pytest.mark.parametrize("act", ["revoke", "rename"])
+def test_the_page_of_a_limit_leads_back_to_what_was_being_done(ada, act):
+    token = ada.csrf_token("/account")
+    path = f"/account/devices/1/{act}"
+    for _ in range(60):
+        assert ada.send(path, {"csrf_token": token, "name": ""}).status_code == 303
+    answer = ada.send(path, {"csrf_token": token, "name": ""})
+    assert answer.status_code == 429
+    assert "Back to your devices" in words(answer)
+    assert "Go to the first page" not in words(answer)
 
 
 def test_ten_wrong_passwords_from_anywhere_close_the_login_page_too(app, ada, open_browser, later):
