@@ -40,6 +40,14 @@ MAILS = {
     "new_device": lambda: emails.new_device(USER, SESSION),
     "verify_email": lambda: emails.verify_email(USER, requested_at=NOON),
     "token_reuse": lambda: emails.token_reuse(USER, "Chrome on Windows", NOON),
+    "signed_out": lambda: emails.signed_out(
+        USER,
+        count=2,
+        has_kept_own=True,
+        device_name="Chrome on Windows",
+        ip_address="203.0.113.7",
+        ended_at=NOON,
+    ),
 }
 WITH_LINK = {"password_reset", "verify_email"}
 SUBJECTS = {
@@ -48,6 +56,7 @@ SUBJECTS = {
     "changed by an operator": "Your Acme Notes password was changed",
     "new_device": "New sign-in to Acme Notes: Chrome on Windows",
     "verify_email": "Confirm your email address for Acme Notes",
+    "signed_out": "Devices of your Acme Notes account were signed out",
     "token_reuse": "Acme Notes signed out a device for your safety",
 }
 HOSTILE = [
@@ -175,6 +184,13 @@ CORE = {
         f"{BASE}/verify-email?token=",
         "(24 hours)",
         "Not your account? Reset its password",
+        f"{BASE}/forgot-password",
+    ],
+    "signed_out": [
+        "2 other devices were signed out of your Acme Notes account",
+        "Chrome on Windows",
+        "203.0.113.7",
+        "This device stays signed in.",
         f"{BASE}/forgot-password",
     ],
     "token_reuse": [

@@ -39,7 +39,14 @@ def logout() -> dict[str, Any]:
 def logout_all() -> dict[str, Any]:
     """End every session of the user, the caller's included."""
     caller = authentication.current_session()
-    ended = sessions.end_all(caller.account.id, reason="logged_out", ended_from=caller.device_name)
+    ended = sessions.end_everywhere(
+        caller.account.id,
+        caller.id,
+        reason="logged_out",
+        device_name=caller.device_name,
+        ip_address=authentication.remote_address(),
+        keeps_own=False,
+    )
     return answers.message(
         f"Successfully logged out from all devices ({ended} sessions terminated)"
     )
@@ -90,8 +97,13 @@ def revoke_session(session_id: str) -> dict[str, Any]:
 def revoke_other_sessions() -> dict[str, Any]:
     """End all of the user's sessions but the caller's."""
     caller = authentication.current_session()
-    ended = sessions.end_all(
-        caller.account.id, reason="revoked", keep=caller.id, ended_from=caller.device_name
+    ended = sessions.end_everywhere(
+        caller.account.id,
+        caller.id,
+        reason="revoked",
+        device_name=caller.device_name,
+        ip_address=authentication.remote_address(),
+        keeps_own=True,
     )
     return answers.message(f"Signed out of {ended} other devices")
 

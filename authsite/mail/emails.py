@@ -94,6 +94,29 @@ def token_reuse(user_id: uuid.UUID, device_name: str, ended_at: datetime) -> Mai
     )
 
 
+def signed_out(
+    user_id: uuid.UUID,
+    *,
+    count: int,
+    has_kept_own: bool,
+    device_name: str,
+    ip_address: str | None,
+    ended_at: datetime,
+) -> Mail:
+    """Return the notice that one device signed out `count` others, and itself unless it kept its own."""
+    return Mail(
+        user_id,
+        "signed_out",
+        {
+            "count": count,
+            "has_kept_own": has_kept_own,
+            "device_name": device_name,
+            "ip_address": ip_address,
+            "ended_at": ended_at.isoformat(),
+        },
+    )
+
+
 def verify_email(user_id: uuid.UUID, *, requested_at: datetime) -> Mail:
     """Return the mail that asks the owner of an account to confirm its address."""
     return Mail(user_id, "verify_email", {"requested_at": requested_at.isoformat()})

@@ -120,8 +120,13 @@ def show_revoke_others() -> ResponseReturnValue:
 def revoke_others() -> Response:
     """Sign all other devices out."""
     caller = authentication.current_session()
-    count = sessions.end_all(
-        caller.account.id, reason="revoked", keep=caller.id, ended_from=caller.device_name
+    count = sessions.end_everywhere(
+        caller.account.id,
+        caller.id,
+        reason="revoked",
+        device_name=caller.device_name,
+        ip_address=authentication.remote_address(),
+        keeps_own=True,
     )
     if count == 0:
         return answers.done(ONLY_ONE)

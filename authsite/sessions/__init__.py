@@ -10,7 +10,7 @@ This is the one face of the package; inside, each statement stands beside its ve
 
 from .cleanup import count_before, delete_dead, statistics
 from .columns import ABSOLUTE_LIFETIME, IDLE_LIFETIME, IDLE_LIFETIME_OF_BROWSER_SESSION, Grant
-from .ending import delete_own_dead, end, end_all, find_owner
+from .ending import delete_own_dead, end, end_all, end_everywhere, find_owner
 from .listing import ENDED_ARE_SHOWN_FOR, active_for, find_own, recently_ended_for, rename
 from .resuming import (
     TOUCH_INTERVAL,
@@ -46,6 +46,7 @@ __all__ = [
     "distrust_device",
     "end",
     "end_all",
+    "end_everywhere",
     "find_own",
     "find_owner",
     "is_known_browser",

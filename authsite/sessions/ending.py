@@ -10,6 +10,7 @@ from .. import clock, database, events
 from ..database import Row
 from ..database.models import UserSession
 from ..errors import Forbidden, SessionNotFound
+from ..mail import emails, outbox
 from .columns import DEVICE_NAME, IS_OWN, SESSION_ID
 
 
@@ -40,6 +41,37 @@ def end_all(
     ended = end_where(user_id, condition, reason, ended_from)
     events.record("sessions_ended", user_id=user_id, reason=reason, count=len(ended))
     return len(ended)
+
+
+def end_everywhere(
+    user_id: uuid.UUID,
+    session_id: uuid.UUID,
+    *,
+    reason: str,
+    device_name: str,
+    ip_address: str | None,
+    keeps_own: bool,
+) -> int:
+    """End all sessions of the user from this one, mail it to the owner, and return how many ended.
+
+    Whoever holds a stolen session can do it too: the owner hears of it where the thief cannot.
+    """
+    keep = session_id if keeps_own else None
+    with database.transaction():
+        ended = end_all(user_id, reason=reason, keep=keep, ended_from=device_name)
+        others = ended if keeps_own else ended - 1
+        if others > 0:
+            outbox.queue(
+                emails.signed_out(
+                    user_id,
+                    count=others,
+                    has_kept_own=keeps_own,
+                    device_name=device_name,
+                    ip_address=ip_address,
+                    ended_at=clock.now(),
+                )
+            )
+    return ended
 
 
 def delete_own_dead(user_id: uuid.UUID) -> int:

@@ -4,10 +4,10 @@ import re
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from authsite import accounts, clock, database, passwords, sessions
-from authsite.database.models import UserSession
+from authsite.database.models import OutgoingMail, UserSession
 from tests import factories
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.pages.conftest import (
@@ -340,6 +340,21 @@ def test_signing_out_everywhere_else_asks_first_and_names_the_devices(app, ada, 
     assert live_sessions(app) == [ada.session_id()]
     assert not phone.is_signed_in()
     assert not token_opens(app, held)
+
+
+def test_the_owner_is_mailed_when_a_device_signs_out_all_others(app, ada, open_browser):
+    """Also by what the device is: the name that a thief gave it is in no mail."""
+    thief = open_browser(user_agent=SAFARI_ON_IPHONE)
+    thief.sign_in()
+    thief.post(path_of(thief.session_id(), "rename"), name="The support team")
+    before = len(mails(app))
+    thief.post("/account/devices/revoke-others")
+    assert mails(app)[before:] == ["signed_out"]
+    with app.app_context():
+        facts = database.rows(select(OutgoingMail.facts).where(OutgoingMail.name == "signed_out"))
+    assert (facts[0].facts["device_name"], facts[0].facts["count"]) == ("Safari on iPhone", 1)
+    thief.post("/account/devices/revoke-others", page="/account/devices")
+    assert len(mails(app)) == before + 1  # nothing more was signed out
 
 
 def test_with_one_other_device_the_words_are_in_the_singular(app, ada):
