@@ -48,6 +48,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     events.configure()
     headers.init_app(app)
     _trust_proxies(app, settings["TRUSTED_PROXY_HOPS"])
+    app.wsgi_app = headers.Bounds(app.wsgi_app)  # type: ignore[method-assign]
     database.init_app(app)
     limits.init_app(app)
     csrf.init_app(app)

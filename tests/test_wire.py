@@ -1,6 +1,7 @@
 """What comes over the wire before anybody has signed in: half requests, long headers, names of files."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -276,6 +277,61 @@ def test_a_cookie_of_blanks_costs_no_more_than_another(wire_site):
             )
             assert answer.status_code == 200
     assert cpu_seconds(wire_site) - before < 20  # of processor time: other work does not count
+
+
+LONG = {
+    "X-Forwarded-For": b', "a"' * 1600,
+    "Forwarded": b'for="a;' * 1100,
+    "If-None-Match": b"0-0" + b"," * 8000,
+    "If-Range": b'"a",' * 2000,
+    "Range": b"bytes=" + b"0-0," * 2000,
+    "Accept": b"a/b;q=0.1," * 800,
+    "Accept-Language": b"a-b," * 2000,
+    "Cache-Control": b'a="b",' * 1300,
+    "Authorization": b"Basic ,a;q=1" * 600,
+    "User-Agent": b"Mozilla/5.0 (" * 600,
+    "Sec-CH-UA": b'"a";v="1",' * 800,
+    "Origin": b"https://" + b"a." * 4000,
+}
+
+
+def test_ninety_lines_of_a_header_cost_what_those_of_another_do(proxied_site):
+    """AP-21: the server joins them; of one that no library reads they take as long to arrive."""
+    costs = {}
+    for name, value in {"X-Read-By-Nobody": b"x" * 8000, **LONG}.items():
+        before = cpu_seconds(proxied_site)
+        for path in (b"/static/app.css", b"/login"):
+            lines = b"%s: %s\r\n" % (name.encode(), value) * 90
+            with connect(proxied_site) as connection:
+                connection.sendall(b"GET %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n" % (path, lines))
+                assert connection.recv(100).startswith(b"HTTP/1.1 ")
+        costs[name] = cpu_seconds(proxied_site) - before
+    plain = costs.pop("X-Read-By-Nobody")
+    assert {name: cost for name, cost in costs.items() if cost > plain * 1.5 + 0.2} == {}
+
+
+def test_what_a_client_writes_before_it_leaves_the_proxys_word_the_last(proxied_site):
+    """LT-10: however much it is, the address is the one that the proxy has added."""
+    for count in (0, 10, 3000):
+        forwarded = "198.51.100.1, " * count + "203.0.113.77"
+        answer = requests.get(
+            f"{proxied_site.url}/login?n={count}",
+            headers={"X-Forwarded-For": forwarded[-16_000:]},
+            timeout=10,
+        )
+        request_id = answer.headers["X-Request-Id"]
+        (line,) = [each for each in proxied_site.output().splitlines() if request_id in each]
+        assert json.loads(line)["ip"] == "203.0.113.77"
+
+
+@pytest.fixture(scope="module")
+def proxied_site(_sqlite_template, tmp_path_factory) -> Iterator[services.Site]:
+    """One that believes one proxy about addresses."""
+    path = tmp_path_factory.mktemp("proxied") / "authsite.db"
+    path.write_bytes(_sqlite_template.read_bytes())
+    environ = {"DATABASE_URL": f"sqlite:///{path}", "TRUSTED_PROXY_HOPS": "1", "LOG_FORMAT": "json"}
+    with services.Site(environ, workers=1) as site:
+        yield site
 
 
 def cpu_seconds(site: services.Site) -> float:

@@ -21,7 +21,7 @@ from .. import events
 from ..errors import Forbidden
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 API_PREFIX = "/api/"
 CONTENT_SECURITY_POLICY = (
@@ -48,6 +48,22 @@ CORS_HEADERS = "Authorization, Content-Type, X-Device-Id, X-Request-Id"
 CORS_EXPOSED = "RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{20,200}")
 MAX_COOKIES = 8 * 1024
+MAX_HEADER = 16 * 1024
+# Proxies append: what we believe stands at the end, and what is before it anybody may have written.
+FORWARDED = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO")
+# Read by parsers that are not linear, or slow; long in nobody's honest request.
+PARSED = (
+    "CONTENT_TYPE",
+    "HTTP_ACCEPT",
+    "HTTP_ACCEPT_LANGUAGE",
+    "HTTP_CACHE_CONTROL",
+    "HTTP_HOST",
+    "HTTP_IF_MATCH",
+    "HTTP_IF_NONE_MATCH",
+    "HTTP_IF_RANGE",
+    "HTTP_RANGE",
+)
+HEADER_LIMITS = dict.fromkeys((*PARSED, *FORWARDED), 2 * 1024)
 _BLANKS = re.compile(r"\s+")
 _ENVIRON_KEY = "authsite.request_id"
 _HAS_LARGE_COOKIES = "authsite.has_large_cookies"
@@ -133,6 +149,31 @@ def _bound_cookies(environ: "WSGIEnvironment") -> None:
 def _refuse_large_cookies() -> None:
     if _HAS_LARGE_COOKIES in request.environ:
         raise RequestHeaderFieldsTooLarge
+
+
+class Bounds:
+    """The outermost WSGI layer: cuts each header to what may be read of it, before any library does.
+
+    The server joins the lines of one name: ninety of X-Forwarded-For or of If-None-Match took 0.4 s to read,
+    with the interpreter locked.
+    """
+
+    def __init__(self, wsgi_app: "WSGIApplication") -> None:
+        self._wsgi_app = wsgi_app
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        for name in [each for each, value in environ.items() if _is_too_long(each, value)]:
+            most = HEADER_LIMITS.get(name, MAX_HEADER)
+            value = environ[name]
+            environ[name] = value[-most:] if name in FORWARDED else value[:most]
+        return self._wsgi_app(environ, start_response)
+
+
+def _is_too_long(name: str, value: Any) -> bool:
+    is_bounded = name.startswith("HTTP_") or name == "CONTENT_TYPE"
+    return is_bounded and len(value) > HEADER_LIMITS.get(name, MAX_HEADER)
 
 
 def request_id() -> str:
