@@ -192,14 +192,14 @@ def expired_button(she: Visitor) -> None:
     she.page.goto("/account/devices")
     tokens = she.page.locator("input[name=csrf_token]")
     tokens.evaluate_all("each => each.forEach((input) => { input.value = 'expired'; })")
-    she.submit("Sign out Chrome on Linux")
+    she.page.get_by_role("banner").get_by_role("button", name="Sign out").click()
 
 
 def button_without_cookie(she: Visitor) -> None:
     she.is_signed_in()
     she.page.goto("/account/devices")
     she.page.context.clear_cookies()
-    she.submit("Sign out Chrome on Linux")
+    she.page.get_by_role("banner").get_by_role("button", name="Sign out").click()
 
 
 def signed_out_meanwhile(she: Visitor) -> None:
