@@ -273,6 +273,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
     "EMAIL_VERIFICATION": ("EMAIL_VERIFICATION", _one_of("off", "optional"), "optional"),
     "PASSWORD_MIN_LENGTH": ("PASSWORD_MIN_LENGTH", _integer(MIN_PASSWORD_LENGTH, 64), 8),
     "REFRESH_GRACE_SECONDS": ("REFRESH_GRACE_SECONDS", _integer(0, 60), 30),
+    "STEP_UP_MINUTES": ("STEP_UP_MINUTES", _integer(1, 15), 10),
     "TRUSTED_BROWSER_DAYS": ("TRUSTED_BROWSER_DAYS", _integer(0, 365), 30),
     "MAX_SESSIONS_PER_USER": ("MAX_SESSIONS_PER_USER", _integer(1, 10_000), 100),
     "RATELIMIT_ENABLED": ("RATELIMIT_ENABLED", _flag, True),

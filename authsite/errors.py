@@ -108,6 +108,17 @@ class Forbidden(AuthsiteError):
     message = "You are not allowed to do this"
 
 
+class InsufficientAuthentication(AuthsiteError):
+    """Signed in, but too long ago (RFC 9470). `max_age` is in whole seconds."""
+
+    code = "insufficient_user_authentication"
+    message = "Confirm it is you to continue"
+
+    def __init__(self, max_age: int) -> None:
+        super().__init__()
+        self.max_age = max_age
+
+
 class SessionNotFound(AuthsiteError):
     code = "not_found"
     message = "Session not found"

@@ -103,7 +103,7 @@ def change(
     """
     account = session.account
     password_policy.require_strong(new_password, email=account.email, field="new_password")
-    seen = confirm(account, current_password)
+    seen = confirm(account, current_password, field="current_password")
     if hashing.normalise(current_password) == hashing.normalise(new_password):
         raise WeakPassword(
             "New password must be different from the current one", field="new_password"
@@ -119,7 +119,9 @@ def change(
             keep=session.id,
             ended_from=session.device_name,
         )
-        grant = sessions.renew(session)
+        # Where a second step is asked for, the password alone proves too little.
+        is_proof = session.two_step_since is None
+        grant = sessions.renew(session, authenticated_at=now if is_proof else None)
         accounts.end_resets(account.id)
         _notify(account.id, now, session.device_name, ip_address)
     events.record("password_change", user_id=account.id, session_id=session.id)
@@ -142,7 +144,9 @@ def set_by_operator(email: str, new_password: str) -> Account:
     return account
 
 
-def confirm(account: Account, password: str) -> datetime:
+def confirm(
+    account: Account, password: str, *, field: str, event: str = "password_change"
+) -> datetime:
     """Return when this password, which must be the account's, was set.
 
     Raise WrongCurrentPassword or TooManyAttempts: the failures count with those of signing in.
@@ -150,8 +154,8 @@ def confirm(account: Account, password: str) -> datetime:
     with hashing.slot(), throttling.attempt(account.email, user_id=account.id) as attempt:
         row = database.row(_HASH, {"user_id": account.id})
         if row is None or not hashing.is_correct(password, row.password_hash):
-            events.record("password_change", outcome="failure", user_id=account.id)
-            raise WrongCurrentPassword(field="current_password")
+            events.record(event, outcome="failure", user_id=account.id)
+            raise WrongCurrentPassword(field=field)
         attempt.succeeded()
     changed_at: datetime = row.password_changed_at
     return changed_at

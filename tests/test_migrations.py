@@ -4,15 +4,17 @@ import os
 import subprocess
 import sys
 import uuid
+from datetime import timedelta
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from flask_migrate import downgrade, upgrade
-from sqlalchemy import CheckConstraint, inspect, text
+from sqlalchemy import CheckConstraint, inspect, select, text
 
-from authsite import accounts, create_app, database
+from authsite import accounts, clock, create_app, database
 from authsite.database import Base
+from authsite.database.models import UserSession
 from tests import factories, services
 
 
@@ -113,6 +115,24 @@ def test_each_account_of_an_older_database_gets_the_row_of_its_address(blank):
     assert [tuple(row) for row in listed] == [(email, None) for email in names]
     downgrade(revision="0002")
     assert database.row(text("SELECT count(*) FROM users"))[0] == 3
+
+
+def test_who_signed_in_just_before_a_release_is_still_fresh_after_it(blank):
+    """On pages; whoever signed in before cannot be, and an API session's token says it itself."""
+    upgrade()
+    now = clock.now()
+    ada = factories.account()
+    page = {"entrance": "page", "refresh_jti": None}
+    (lately,) = factories.session_rows(ada, cookie_digest=b"a" * 32, **page)
+    factories.session_rows(ada, age=timedelta(minutes=16), cookie_digest=b"b" * 32, **page)
+    factories.session_rows(ada)
+    downgrade(revision="0005")
+    upgrade()
+
+    rows = database.rows(select(UserSession.id, UserSession.authenticated_at))
+    found = {row.id: row.authenticated_at for row in rows if row.authenticated_at}
+    assert found == {lately["id"]: lately["created_at"]}
+    assert lately["created_at"] >= now
 
 
 OLD_USER = text(

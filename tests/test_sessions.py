@@ -120,6 +120,7 @@ def test_a_sign_in_through_the_api_is_a_row_with_its_facts(ada):
         "cookie_digest": None,
         "is_remembered": True,
         "signed_in_with": "password",
+        "authenticated_at": None,  # its token says it
         "device_name": "Chrome on Windows",
         "given_name": None,
         "browser": "Chrome",

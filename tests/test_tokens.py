@@ -47,7 +47,7 @@ def segments(token: str) -> list:
 
 def test_a_refresh_token_reads_as_what_was_written():
     issued_at = int(NOW.timestamp())
-    written = (USER, SESSION, JTI, issued_at, issued_at + 7 * 24 * 3600)
+    written = (USER, SESSION, JTI, issued_at, issued_at + 7 * 24 * 3600, None)
     assert tokens.read(refresh(), tokens.REFRESH) == written
 
 

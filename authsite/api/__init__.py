@@ -4,7 +4,7 @@ from flask import Blueprint
 
 from ..extensions import csrf
 from ..web import authentication
-from . import accounts, addresses, documentation, operations, passwords, services, sessions
+from . import accounts, addresses, documentation, operations, passwords, services, sessions, step_up
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 blueprint.before_request(authentication.from_bearer)
@@ -13,6 +13,7 @@ for _child in (
     accounts.blueprint,
     addresses.blueprint,
     passwords.blueprint,
+    step_up.blueprint,
     sessions.blueprint,
     services.blueprint,
     documentation.blueprint,

@@ -27,16 +27,34 @@ def session(row: database.Row, *, current: uuid.UUID) -> dict[str, Any]:
 def issued_tokens(grant: sessions.Grant, **more: Any) -> Response:
     """Return both tokens of a session (RFC 6749 §5.1), with more members if there are any."""
     assert grant.jti is not None
-    names = {"user_id": grant.user_id, "session_id": grant.session_id}
-    response = jsonify(
-        **more,
-        access_token=tokens.access_token(**names, issued_at=clock.now()),
-        refresh_token=tokens.refresh_token(
-            **names, jti=grant.jti, issued_at=grant.issued_at, expires_at=grant.expires_at
-        ),
-        token_type="bearer",  # noqa: S106
-        expires_in=int(tokens.ACCESS_LIFETIME.total_seconds()),
+    refresh_token = tokens.refresh_token(
+        user_id=grant.user_id,
+        session_id=grant.session_id,
+        jti=grant.jti,
+        issued_at=grant.issued_at,
+        expires_at=grant.expires_at,
     )
+    access = access_token(grant)
+    both = {"access_token": access.pop("access_token"), "refresh_token": refresh_token}
+    return never_stored(jsonify(**more, **both, **access))
+
+
+def access_token(grant: sessions.Grant) -> dict[str, Any]:
+    """Return an access token of a session and what there is to say of it."""
+    return {
+        "access_token": tokens.access_token(
+            user_id=grant.user_id,
+            session_id=grant.session_id,
+            issued_at=clock.now(),
+            authenticated_at=grant.authenticated_at,
+        ),
+        "token_type": "bearer",
+        "expires_in": int(tokens.ACCESS_LIFETIME.total_seconds()),
+    }
+
+
+def never_stored(response: Response) -> Response:
+    """Forbid caches to keep an answer with tokens, older ones too (RFC 6749 §5.1)."""
     response.headers["Cache-Control"] = "no-store"
     response.headers["Pragma"] = "no-cache"
     return response

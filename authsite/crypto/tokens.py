@@ -45,19 +45,30 @@ REFRESH = Purpose("authsite:refresh", "rt+jwt", RefreshTokenExpired, RefreshToke
 
 
 class Claims(NamedTuple):
-    """What a token says; `issued_at` and `expires_at` in seconds since 1970, as they stand in it."""
+    """What a token says; its times in seconds since 1970, as they stand in it.
+
+    `auth_time` (RFC 9068 §2.2.1) is when the user proved who they are to get this very token, if they did.
+    """
 
     user_id: uuid.UUID
     session_id: uuid.UUID
     jti: str
     issued_at: int
     expires_at: int
+    auth_time: int | None = None
 
 
-def access_token(*, user_id: uuid.UUID, session_id: uuid.UUID, issued_at: datetime) -> str:
+def access_token(
+    *,
+    user_id: uuid.UUID,
+    session_id: uuid.UUID,
+    issued_at: datetime,
+    authenticated_at: datetime | None = None,
+) -> str:
     """Return an access token (RFC 9068 `typ`) that is good for 15 minutes while its session lives."""
     seconds = _seconds(issued_at), _seconds(issued_at + ACCESS_LIFETIME)
-    return _encode(ACCESS, Claims(user_id, session_id, new_jti(), *seconds))
+    auth_time = _seconds(authenticated_at) if authenticated_at else None
+    return _encode(ACCESS, Claims(user_id, session_id, new_jti(), *seconds, auth_time))
 
 
 def refresh_token(
@@ -97,6 +108,7 @@ def read(token: str, purpose: Purpose, *, even_expired: bool = False) -> Claims:
             _text(claims["jti"]),
             claims["iat"],
             claims["exp"],
+            claims.get("auth_time"),
         )
     # Not signed by us; or by us, who would never have written it.
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -178,6 +190,7 @@ def _verify(token: str, key: bytes) -> dict[str, Any]:
 
 def _encode(purpose: Purpose, claims: Claims) -> str:
     secret: str = current_app.config["SECRET_KEY"]
+    proof = {} if claims.auth_time is None else {"auth_time": claims.auth_time}
     return jwt.encode(
         {
             "iss": ISSUER,
@@ -187,6 +200,7 @@ def _encode(purpose: Purpose, claims: Claims) -> str:
             "jti": claims.jti,
             "iat": claims.issued_at,
             "exp": claims.expires_at,
+            **proof,
         },
         derived_key(secret, purpose.audience),
         algorithm=ALGORITHM,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import Uuid, and_, bindparam, case, func, update
 
 from ..database import UtcDateTime
-from ..database.models import UserSession
+from ..database.models import User, UserSession
 
 IDLE_LIFETIME = timedelta(days=7)
 IDLE_LIFETIME_OF_BROWSER_SESSION = timedelta(hours=12)
@@ -15,7 +15,10 @@ ABSOLUTE_LIFETIME = timedelta(days=30)
 
 
 class Grant(NamedTuple):
-    """What a client gets to hold of a session: for the API `jti`, for a browser `cookie_secret`."""
+    """What a client gets to hold of a session: for the API `jti`, for a browser `cookie_secret`.
+
+    `authenticated_at` is when the user proved who they are to get it; NULL for what a rotation gives.
+    """
 
     session_id: uuid.UUID
     user_id: uuid.UUID
@@ -23,6 +26,7 @@ class Grant(NamedTuple):
     expires_at: datetime
     jti: str | None = None
     cookie_secret: str | None = None
+    authenticated_at: datetime | None = None
 
 
 # Statements of the hot paths are built once: composing one costs more than PostgreSQL needs to answer it.
@@ -43,6 +47,8 @@ SESSION_COLUMNS = (
     UserSession.last_used_at,
     UserSession.expires_at,
     UserSession.absolute_expires_at,
+    UserSession.authenticated_at,
+    User.two_step_since,
 )
 SESSION_WIDTH = len(SESSION_COLUMNS)
 IS_OWN = and_(UserSession.id == SESSION_ID, UserSession.user_id == OWNER_ID)

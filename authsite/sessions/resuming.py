@@ -42,6 +42,9 @@ class Resumed(NamedTuple):
     last_used_at: datetime
     expires_at: datetime
     absolute_expires_at: datetime
+    # Of the API it stands in the access token, not in the row.
+    authenticated_at: datetime | None
+    two_step_since: datetime | None
     account: Account
 
 
@@ -86,10 +89,11 @@ def touch(session: Resumed, *, ip_address: str | None) -> Resumed:
     return session._replace(last_used_at=now, expires_at=expires_at or session.expires_at)
 
 
-def renew(session: Resumed) -> Grant:
+def renew(session: Resumed, *, authenticated_at: datetime | None = None) -> Grant:
     """Give a session new credentials, in place: a copy of those of before is worth nothing from now on.
 
     A browser gets a new cookie secret, an API client a refresh token without a predecessor.
+    `authenticated_at` is when the user has just proved who they are, None where that was not asked.
     """
     now = clock.now()
     cookie_secret = secrets.token_urlsafe(32) if session.entrance == "page" else None
@@ -99,10 +103,19 @@ def renew(session: Resumed) -> Grant:
         "owner_id": session.account.id,
         "new_digest": cookie_digest(cookie_secret) if cookie_secret else None,
         "new_jti": jti,
+        "proved_at": authenticated_at if cookie_secret else None,
         "now": now,
     }
     database.run(_RENEW, values)
-    return Grant(session.id, session.account.id, now, session.expires_at, jti, cookie_secret)
+    return Grant(
+        session.id,
+        session.account.id,
+        now,
+        session.expires_at,
+        jti,
+        cookie_secret,
+        authenticated_at,
+    )
 
 
 def cookie_digest(cookie_secret: str) -> bytes:
@@ -145,6 +158,9 @@ _RENEW = (
         refresh_jti=bindparam("new_jti", type_=String()),
         previous_jti=None,
         rotated_at=NOW,
+        authenticated_at=func.coalesce(
+            bindparam("proved_at", type_=UtcDateTime()), UserSession.authenticated_at
+        ),
     )
 )
 _RESUMED = {each.key for each in SESSION_COLUMNS}

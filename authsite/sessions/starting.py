@@ -88,6 +88,8 @@ def start(
     absolute = now + ABSOLUTE_LIFETIME
     idle = IDLE_LIFETIME if is_remembered else IDLE_LIFETIME_OF_BROWSER_SESSION
     session_id, expires_at = database.uuid7(now), min(now + idle, absolute)
+    # A cookie that stood for the second step proves nothing.
+    authenticated_at = None if signed_in_with == "password+trusted" else now
     session = {
         "id": session_id,
         "user_id": account.id,
@@ -97,6 +99,7 @@ def start(
         "rotated_at": now,
         "is_remembered": is_remembered,
         "signed_in_with": signed_in_with,
+        "authenticated_at": authenticated_at if cookie_secret else None,
         "device_name": device.name,
         "browser": device.browser,
         "os": device.os,
@@ -125,7 +128,7 @@ def start(
         if not is_first and not (earlier and earlier.known):
             outbox.queue(emails.new_device(account.id, session))
     events.record("login", user_id=account.id, session_id=session_id, entrance=entrance)
-    return Grant(session_id, account.id, now, expires_at, jti, cookie_secret)
+    return Grant(session_id, account.id, now, expires_at, jti, cookie_secret, authenticated_at)
 
 
 def is_known_browser(user_id: uuid.UUID | None, device_id: str) -> bool:

@@ -6,7 +6,7 @@ import secrets
 import uuid
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 from urllib.parse import urlencode
 
@@ -25,7 +25,7 @@ from flask import (
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from werkzeug.exceptions import HTTPException
 
-from .. import accounts, clock, database, service_clients, sessions
+from .. import accounts, clock, database, service_clients, sessions, step_up
 from ..clients import places
 from ..crypto import tokens
 from ..database.models import MAX_USER_AGENT
@@ -76,6 +76,21 @@ def public(view: View) -> View:
     return view
 
 
+def step_up_required(view: View) -> View:
+    """Answer InsufficientAuthentication to a bearer that is not fresh; goes below the view's limit.
+
+    The body is not looked at before.
+    """
+
+    @functools.wraps(view)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        step_up.require(current_session())
+        return view(*args, **kwargs)
+
+    guarded.needs_step_up = True  # type: ignore[attr-defined]
+    return cast(View, guarded)
+
+
 def service_client() -> str:
     """Return the name of the service that asks (HTTP Basic, RFC 7617); raise InvalidClient.
 
@@ -97,23 +112,26 @@ def from_bearer() -> None:
     # A browser asks with OPTIONS, and without the token, whether it may send it (Fetch, CORS preflight).
     if getattr(view, "is_public", False) or request.method == "OPTIONS":
         return
-    session_id, user_id = _claims()
+    claims = _claims()
     if getattr(view, "lists_sessions", False):
-        g.session, g.sessions = sessions.resume_api_with_all(session_id, user_id)
+        resumed, g.sessions = sessions.resume_api_with_all(claims.session_id, claims.user_id)
     else:
-        g.session = sessions.resume_api(session_id, user_id)
-    if sessions.touch(g.session, ip_address=remote_address()) is not g.session:
+        resumed = sessions.resume_api(claims.session_id, claims.user_id)
+    if sessions.touch(resumed, ip_address=remote_address()) is not resumed:
         g.pop("sessions", None)  # it has just moved to the top
+    if claims.auth_time is not None:
+        proved_at = datetime.fromtimestamp(claims.auth_time, UTC)
+        resumed = resumed._replace(authenticated_at=proved_at)
+    g.session = resumed
 
 
-def _claims() -> tuple[Any, Any]:
+def _claims() -> tokens.Claims:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise NotAuthenticated
     if request.query_string and "access_token" in request.args:
         raise MalformedRequest("Send the access token in the Authorization header only")
-    claims = tokens.read(token.strip(" "), tokens.ACCESS)
-    return claims.session_id, claims.user_id
+    return tokens.read(token.strip(" "), tokens.ACCESS)
 
 
 def _basic_credentials() -> tuple[str, str]:
@@ -206,6 +224,12 @@ def remember(grant: sessions.Grant, *, is_remembered: bool) -> None:
     session["secret"] = grant.cookie_secret
     session.permanent = is_remembered
     g.cookie_expires_at = grant.expires_at
+
+
+def confirmed(grant: sessions.Grant) -> None:
+    """Go on with the session in the cookie as a confirmation renewed it; the rest of the cookie stays."""
+    session["secret"] = grant.cookie_secret
+    g.session = current_session()._replace(authenticated_at=grant.authenticated_at)
 
 
 def forget() -> None:

@@ -261,6 +261,44 @@ class PasswordForm(Form):
     )
 
 
+class StepUpForm(Form):
+    """The API's; which of both has to be there depends on the account."""
+
+    password = PasswordField("Password", validators=[Text(most=4096, name="Password")])
+    code = StringField("Code", validators=[Text(most=64, name="Code")])
+
+
+class ConfirmingForm(Form):
+    """Of pages that want fresh proof of who sends them: the fields stand in it only where they are needed."""
+
+    CONFIRMING: ClassVar[tuple[str, ...]] = ("current_password", "current_code")
+
+    current_password = PasswordField(
+        "Enter your password to confirm it is you",
+        validators=[
+            Text("Enter your password to confirm it is you", most=4096, name="Your password")
+        ],
+    )
+    current_code = StringField(
+        "Enter a code from your authenticator app to confirm it is you",
+        validators=[Text("Enter a code to confirm it is you", most=64, name="Code")],
+    )
+
+    def wants(self, name: str | None) -> None:
+        """Leave of the confirming fields only this one; None takes them all out."""
+        for each in self.CONFIRMING:
+            if each != name and each in self:
+                del self[each]
+
+    @property
+    def asks_for_proof(self) -> bool:
+        return any(each in self for each in self.CONFIRMING)
+
+    def proof(self, name: str) -> str:
+        """Return what was typed in one of the confirming fields; nothing if it is not there."""
+        return (self[name].data or "") if name in self else ""
+
+
 class NewPasswordForm(Form):
     """The page's: its link stands in the cookie."""
 

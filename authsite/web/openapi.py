@@ -15,11 +15,12 @@ from apispec import APISpec
 from flask import current_app
 from wtforms import BooleanField, Field
 
-from .. import spelling
+from .. import spelling, step_up
 from ..database.models import MAX_EMAIL
 from ..errors import (
     AuthsiteError,
     Forbidden,
+    InsufficientAuthentication,
     InvalidInput,
     MalformedRequest,
     NotAuthenticated,
@@ -70,6 +71,7 @@ OPERATIONS: dict[str, Operation] = {}
 INPUTS = {
     "email": "Upper and lower case are the same, and so are the two spellings of a domain beyond ASCII.",
     "password": "The password, to the letter.",
+    "code": "A code of the authenticator app, or a recovery code.",
     "first_name": "Given name.",
     "last_name": "Family name.",
     "phone_number": "With the country code; kept as a plus sign and digits (E.164). Without one the digits"
@@ -169,6 +171,10 @@ class Place(NamedTuple):
     @property
     def is_public(self) -> bool:
         return getattr(current_app.view_functions[self.endpoint], "is_public", False)
+
+    @property
+    def needs_step_up(self) -> bool:
+        return getattr(current_app.view_functions[self.endpoint], "needs_step_up", False)
 
     @property
     def limit(self) -> limits.Limit | None:
@@ -352,6 +358,8 @@ def _common_errors(place: Place) -> list[AuthsiteError | HTTPStatus]:
     ]
     if not place.is_public:
         errors += [NotAuthenticated(), TokenExpired(), TokenInvalid(), SessionRevoked()]
+    if place.needs_step_up:
+        errors.append(InsufficientAuthentication(int(step_up.max_age().total_seconds())))
     if form := place.operation.form:
         refusal = _refusal(form, {}) or _refusal(form, dict.fromkeys(_fields(form), 1))
         assert refusal

@@ -37,6 +37,7 @@ STATUSES: dict[type[errors.AuthsiteError], int] = {
     errors.RefreshTokenExpired: 401,
     errors.RefreshTokenInvalid: 401,
     errors.SessionRevoked: 401,
+    errors.InsufficientAuthentication: 401,
     errors.WrongCurrentPassword: 403,
     errors.SecondStepRequired: 403,
     errors.InvalidCode: 403,
@@ -79,10 +80,15 @@ OAUTH_ERRORS = {
     errors.UnsupportedGrantType: "unsupported_grant_type",
 }
 
-# How to authenticate after a 401 of this code, where it is not a bearer token that is missing (RFC 6750 §3).
+# How to authenticate after a 401 of this code, where it is not a bearer token that is missing (RFC 6750 §3);
+# or how freshly (RFC 9470 §3).
 CHALLENGES = dict.fromkeys(
     ("token_expired", "token_invalid", "session_revoked"), 'Bearer error="invalid_token"'
-) | {"invalid_client": 'Basic realm="authsite"'}
+) | {
+    "invalid_client": 'Basic realm="authsite"',
+    "insufficient_user_authentication": 'Bearer error="insufficient_user_authentication",'
+    ' error_description="{detail}", max_age="{max_age}"',
+}
 
 # A fault of the database, not of the request: gone, too slow, locked, full.
 UNAVAILABLE = (OperationalError, InterfaceError, TimeoutError, psycopg.OperationalError)
@@ -111,16 +117,21 @@ def answer(
     detail: str | None = None,
     oauth_error: str | None = None,
     retry_after: int | None = None,
+    max_age: int | None = None,
 ) -> Response:
     """Return the error as problem details or as a page, by the request's path."""
     default_code, default_detail = CODES.get(status, CODES[500 if status >= 500 else 400])
     code, detail = code or default_code, detail or default_detail
     if headers.is_api():
-        response = _problem(status, code, detail, members or [(None, detail)], oauth_error)
+        more: dict[str, Any] = {} if max_age is None else {"max_age": max_age}
+        if request.endpoint in OAUTH_ENDPOINTS:
+            more |= {"error": oauth_error or "invalid_request", "error_description": detail}
+        response = _problem(status, code, detail, members or [(None, detail)], more)
     else:
         response = _page(status, retry_after, None if detail == default_detail else detail)
     if status == HTTPStatus.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = CHALLENGES.get(code, "Bearer")
+        challenge = CHALLENGES.get(code, "Bearer")
+        response.headers["WWW-Authenticate"] = challenge.format(detail=detail, max_age=max_age)
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response
@@ -131,7 +142,7 @@ def _problem(
     code: str,
     detail: str,
     members: list[tuple[str | None, str]],
-    oauth_error: str | None,
+    more: dict[str, Any],
 ) -> Response:
     base_url = current_app.config["PUBLIC_BASE_URL"]
     problem: dict[str, Any] = {
@@ -144,9 +155,8 @@ def _problem(
         "success": False,
         "request_id": headers.request_id(),
         "errors": [{"code": code, "message": text, "field": field} for field, text in members],
+        **more,
     }
-    if request.endpoint in OAUTH_ENDPOINTS:
-        problem |= {"error": oauth_error or "invalid_request", "error_description": detail}
     text = current_app.json.dumps(problem)
     return Response(text, status, content_type="application/problem+json")
 
@@ -191,6 +201,7 @@ def _on_authsite_error(error: errors.AuthsiteError) -> Response:
         detail=error.message,
         oauth_error=OAUTH_ERRORS.get(type(error)),
         retry_after=getattr(error, "retry_after", None),
+        max_age=getattr(error, "max_age", None),
     )
 
 

@@ -24,6 +24,9 @@ CODES = {
     "session_revoked": "The session has ended: signed out, here or from another device, replaced by a"
     " new sign-in of this device, or ended because the password changed or a used refresh token came"
     " back. Throw both tokens away and sign in again; do not refresh.",
+    "insufficient_user_authentication": "You are signed in, but this wants proof of who you are that is at"
+    " most max_age seconds old. Do not refresh and do not sign out: call POST /api/v1/auth/step-up and repeat"
+    " the request with the token that it answers.",
     "forbidden": "You are signed in, but this is not yours; or the request did not come over https.",
     "invalid_client": "The service's name or secret is missing or wrong. Send both by HTTP Basic.",
     "email_taken": "An account with this e-mail address exists already.",
@@ -196,6 +199,40 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             }
         ],
     ),
+    "StepUp": _object(
+        "Whether the access token is fresh, and what makes it so.",
+        {
+            "fresh_until": or_null(TIME) | {"description": "In UTC, ending in Z; null: it is not."},
+            "max_age": {"type": "integer", "description": "Seconds for which a proof counts."},
+            "methods": {
+                "type": "array",
+                "items": text(enum=["password", "otp", "recovery_code"]),
+                "description": "What POST /api/v1/auth/step-up takes: the password, or a code of one of these"
+                " kinds.",
+            },
+        },
+        examples=[{"fresh_until": "2026-11-23T18:14:00Z", "max_age": 600, "methods": ["password"]}],
+    ),
+    "FreshToken": _object(
+        "A fresh access token of the same session.",
+        {
+            "access_token": text(description="For the Authorization header, for 15 minutes."),
+            "token_type": {"type": "string", "const": "bearer"},
+            "expires_in": {
+                "type": "integer",
+                "description": "Seconds for which the access token is good.",
+            },
+            "fresh_until": TIME,
+        },
+        examples=[
+            {
+                "access_token": TOKEN,
+                "token_type": "bearer",
+                "expires_in": 900,
+                "fresh_until": "2026-11-23T18:14:00Z",
+            }
+        ],
+    ),
     "Message": _object(
         "It is done.",
         {"success": {"type": "boolean", "const": True}, "message": text()},
@@ -313,8 +350,9 @@ HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "integer", "minimum": 1},
     },
     "WWW-Authenticate": {
-        "description": 'Bearer; with error="invalid_token" if a token came and is not good (RFC 6750). Basic'
-        " for services.",
+        "description": 'Bearer; with error="invalid_token" if a token came and is not good (RFC 6750), with'
+        ' error="insufficient_user_authentication" and max_age if it is not fresh (RFC 9470). Basic for'
+        " services.",
         "required": True,
         "schema": text(pattern="^(Bearer|Basic)"),
     },

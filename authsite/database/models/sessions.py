@@ -79,6 +79,8 @@ class UserSession(Base):
     signed_in_with: Mapped[str] = mapped_column(
         String(20), default="password", server_default="password"
     )
+    # Of a browser session: when its user last proved who they are. An API session's access token says it.
+    authenticated_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     device_name: Mapped[str] = mapped_column(String(MAX_DEVICE_NAME))
     given_name: Mapped[str | None] = mapped_column(String(MAX_DEVICE_NAME))
     browser: Mapped[str | None] = mapped_column(String(64))

@@ -1,0 +1,49 @@
+"""Step-up on pages: a field in the very form that wants it, never a detour.
+
+A view makes its form by `prepared`, validates it, then asks `confirmed`; either way the form is shown again
+with what was typed where something lacks, the field included if freshness ran out while it was filled in.
+"""
+
+from typing import TypeVar
+
+from .. import step_up
+from ..errors import InvalidCode, WrongCurrentPassword
+from ..web import authentication
+from ..web.forms import ConfirmingForm
+
+WRONG_CURRENT = "Your current password is wrong"
+F = TypeVar("F", bound=ConfirmingForm)
+
+
+def prepared(form: F) -> F:
+    """Return the form with the field that confirms who fills it in, or without one where that is fresh."""
+    caller = authentication.current_session()
+    if step_up.fresh_until(caller):
+        form.wants(None)
+    else:
+        form.wants("current_password" if caller.two_step_since is None else "current_code")
+    return form
+
+
+def confirmed(form: ConfirmingForm) -> bool:
+    """Return whether the sender is known freshly, by this form if need be; else say so at its field.
+
+    Raise TooManyAttempts. This browser's cookie has a new secret then.
+    """
+    if not form.asks_for_proof:
+        return True
+    try:
+        grant = step_up.confirm(
+            authentication.current_session(),
+            password=form.proof("current_password"),
+            code=form.proof("current_code"),
+        )
+    except WrongCurrentPassword:
+        form.refuse("current_password", WRONG_CURRENT)
+        return False
+    except InvalidCode as wrong:
+        form.refuse("current_code", wrong.message)
+        return False
+    authentication.confirmed(grant)
+    form.wants(None)
+    return True

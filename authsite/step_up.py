@@ -1,0 +1,85 @@
+"""Step-up: who it is, proved again and lately, before what cannot be taken back (RFC 9470, ASVS 7.5.3).
+
+What is fresh is the credential that is shown: a browser's cookie, whose secret a confirmation renews, or the
+very access token that a sign-in or a confirmation answered. A copy that was made before, of a cookie, an
+access or a refresh token, never becomes privileged when the owner confirms.
+"""
+
+from datetime import datetime, timedelta
+
+from flask import current_app
+
+from . import clock, database, events, passwords, second_steps, sessions, throttling
+from .errors import InsufficientAuthentication, InvalidInput
+
+PASSWORD = "password"  # noqa: S105
+
+
+def max_age() -> timedelta:
+    """Return how long a proof counts."""
+    return timedelta(minutes=current_app.config["STEP_UP_MINUTES"])
+
+
+def fresh_until(session: sessions.Resumed) -> datetime | None:
+    """Return until when the credential that was shown is fresh, None if it is not.
+
+    Nothing that was proved before two-step sign-in was turned on counts.
+    """
+    proved_at, two_step_since = session.authenticated_at, session.two_step_since
+    if proved_at is None or (two_step_since and proved_at < two_step_since):
+        return None
+    until = proved_at + max_age()
+    return until if until > clock.now() else None
+
+
+def require(session: sessions.Resumed) -> None:
+    """Raise InsufficientAuthentication unless the credential that was shown is fresh."""
+    if fresh_until(session) is None:
+        events.record(
+            "step_up", outcome="required", user_id=session.account.id, session_id=session.id
+        )
+        raise InsufficientAuthentication(int(max_age().total_seconds()))
+
+
+def methods(session: sessions.Resumed) -> list[str]:
+    """Return what confirms: the password, or where two-step sign-in is on what there is of a second step."""
+    if session.two_step_since is None:
+        return [PASSWORD]
+    return second_steps.methods_of(session.account.id)
+
+
+def confirm(session: sessions.Resumed, *, password: str = "", code: str = "") -> sessions.Grant:
+    """Return what the caller's session goes on with, fresh: `authenticated_at` and a new cookie secret.
+
+    An API session keeps its refresh token: a client that stores the older of two crossing answers would
+    else trip the detection of reuse. Raise WrongCurrentPassword, InvalidCode, TooManyAttempts or, where
+    what has to be shown lacks, InvalidInput.
+    """
+    if session.two_step_since is None:
+        _check_password(session, password)
+    else:
+        _check_code(session, code)
+    now = clock.now()
+    events.record("step_up", user_id=session.account.id, session_id=session.id)
+    if session.entrance == "page":
+        return sessions.renew(session, authenticated_at=now)
+    names = session.id, session.account.id
+    in_token = now.replace(microsecond=0)  # which has whole seconds
+    return sessions.Grant(*names, now, session.expires_at, authenticated_at=in_token)
+
+
+def _check_password(session: sessions.Resumed, password: str) -> None:
+    if not password:
+        raise InvalidInput([("password", "Enter your password to confirm it is you")])
+    passwords.confirm(session.account, password, field="password", event="step_up")
+
+
+def _check_code(session: sessions.Resumed, code: str) -> None:
+    if not code:
+        raise InvalidInput([("code", "Enter a code to confirm it is you")])
+    user_id = session.account.id
+    with throttling.second_step(user_id) as attempt:
+        with database.transaction():
+            second_steps.switch.lock(user_id)
+            second_steps.use_code(user_id, code)
+        attempt.succeeded()
