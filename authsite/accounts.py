@@ -13,7 +13,13 @@ from sqlalchemy.exc import IntegrityError
 from . import clock, database, events, password_policy, sessions, spelling, throttling
 from .crypto import hashing
 from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User, UserEmail
-from .errors import EmailTaken, InactiveAccount, InvalidCredentials, UnknownAccount
+from .errors import (
+    EmailNotVerified,
+    EmailTaken,
+    InactiveAccount,
+    InvalidCredentials,
+    UnknownAccount,
+)
 from .mail import emails, outbox
 
 
@@ -41,7 +47,28 @@ def register(
     """
     email = spelling.canonical_email(email)
     password_policy.require_strong(password, email=email)
-    password_hash = hashing.hash_password(password)
+    return create(
+        email=email,
+        password_hash=hashing.hash_password(password),
+        first_name=first_name,
+        last_name=last_name,
+        phone_number=phone_number,
+        is_superuser=is_superuser,
+        is_verified=is_verified,
+    )
+
+
+def create(
+    *,
+    email: str,
+    password_hash: str,
+    first_name: str,
+    last_name: str | None,
+    phone_number: str | None,
+    is_superuser: bool = False,
+    is_verified: bool,
+) -> Authenticated:
+    """Create an account whose password was held to the policy, or raise EmailTaken."""
     now = clock.now()
     account = Account(
         id=database.uuid7(now),
@@ -72,11 +99,14 @@ def register(
     return Authenticated(account, now)
 
 
-def authenticate(email: str, password: str, *, browser: str | None = None) -> Authenticated:
+def authenticate(
+    email: str, password: str, *, browser: str | None = None, even_unverified: bool = False
+) -> Authenticated:
     """Return whose e-mail and password these are; `browser` is the device id in its cookie, if any.
 
     Raise InvalidCredentials (in the same time for an unknown address and a wrong password),
-    InactiveAccount (only after the right password) or TooManyAttempts.
+    InactiveAccount, EmailNotVerified (both only after the right password) or TooManyAttempts.
+    `even_unverified` is for who brings the proof of the address along.
     """
     # The place for hashing is held from the look at the counter to the count of a failure: of many
     # attempts at once, only as many as there are places can see a counter that is about to move.
@@ -99,6 +129,8 @@ def authenticate(email: str, password: str, *, browser: str | None = None) -> Au
     if not found.is_active:
         events.record("login", outcome="refused", user_id=found.id, code=InactiveAccount.code)
         raise InactiveAccount
+    if not even_unverified:
+        _require_verified(_account(found))
     if not holder.is_listed:
         take_email(found.id, found.email)
     _renew_hash(found, password)
@@ -202,6 +234,16 @@ def end_resets(user_id: uuid.UUID) -> None:
 def _set_active(user_id: uuid.UUID, *, is_active: bool) -> None:
     now = clock.now()
     database.run(update(User).where(User.id == user_id).values(is_active=is_active, updated_at=now))
+
+
+def _require_verified(account: Account) -> None:
+    """Where the site lets nobody in unverified, mail the link that is needed and raise EmailNotVerified."""
+    if account.email_verified_at or current_app.config["EMAIL_VERIFICATION"] != "required":
+        return
+    with database.transaction():
+        send_verification(account)
+    events.record("login", outcome="refused", user_id=account.id, code=EmailNotVerified.code)
+    raise EmailNotVerified
 
 
 def _holder(email: str) -> database.Row:

@@ -270,7 +270,11 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
     "SITE_NAME": ("SITE_NAME", str, "authsite"),
     "CORS_ORIGINS": ("CORS_ORIGINS", _origins, []),
     "SERVICE_CLIENTS": ("SERVICE_CLIENTS", _service_clients, []),
-    "EMAIL_VERIFICATION": ("EMAIL_VERIFICATION", _one_of("off", "optional"), "optional"),
+    "EMAIL_VERIFICATION": (
+        "EMAIL_VERIFICATION",
+        _one_of("off", "optional", "required"),
+        "optional",
+    ),
     "PASSWORD_MIN_LENGTH": ("PASSWORD_MIN_LENGTH", _integer(MIN_PASSWORD_LENGTH, 64), 8),
     "REFRESH_GRACE_SECONDS": ("REFRESH_GRACE_SECONDS", _integer(0, 60), 30),
     "STEP_UP_MINUTES": ("STEP_UP_MINUTES", _integer(1, 15), 10),

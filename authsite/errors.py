@@ -54,6 +54,13 @@ class InactiveAccount(AuthsiteError):
     message = "User account is inactive"
 
 
+class EmailNotVerified(AuthsiteError):
+    """The password was right; the link has just been mailed, unless three went out within the hour."""
+
+    code = "email_not_verified"
+    message = "Confirm your email address to sign in. We have sent you a link."
+
+
 class TooManyAttempts(AuthsiteError):
     """`retry_after` is in whole seconds."""
 

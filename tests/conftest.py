@@ -92,7 +92,8 @@ def empty_postgresql_url(postgresql_url: str) -> Iterator[str]:
     yield postgresql_url
     with psycopg.connect(postgresql_url, autocommit=True) as connection:
         connection.execute("DELETE FROM users")  # and with them all that is theirs
-        connection.execute("DELETE FROM sign_in_failures")
+        for table in ("sign_in_failures", "registrations", "outgoing_mails"):
+            connection.execute(f"DELETE FROM {table}")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])

@@ -22,6 +22,7 @@ EXCEPTIONS = {
     "authsite.accounts._holder": "finds the user of an address",
     "authsite.accounts.adopt": "lists addresses of all who registered during a release",
     "authsite.mail.outbox._claim": "takes what is due, whosever it is",
+    "authsite.mail.outbox._recipient": "tells whether a claimed address has an account",
     "authsite.mail.outbox.depth": "counts, for the operator",
     "authsite.passwords._find_owner": "finds the user of a link of the release before",
     "authsite.passwords.delete_dead_resets": "cleans up",
@@ -95,7 +96,8 @@ def _joined(source: Any) -> Iterator[Any]:
 def _named(statement: Select[Any] | Update | Delete, table: Table) -> bool:
     return any(
         isinstance(each, BinaryExpression)
-        and each.operator is operators.eq
+        # The latter where a row need not have a user: then too it is one user's, or nobody's.
+        and each.operator in (operators.eq, operators.is_not_distinct_from)
         and each.left.compare(table.c.user_id)
         and isinstance(each.right, BindParameter)
         for each in _all_of(statement.whereclause)

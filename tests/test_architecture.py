@@ -15,6 +15,7 @@ README = (services.ROOT / "README.md").read_text()
 
 PUBLIC_API = {
     "api.accounts.register",
+    "api.accounts.confirm_registration",
     "api.accounts.login",
     "api.accounts.login_oauth",
     "api.accounts.refresh_token",

@@ -39,6 +39,13 @@ MAILS = {
     ),
     "new_device": lambda: emails.new_device(USER, SESSION),
     "verify_email": lambda: emails.verify_email(USER, requested_at=NOON),
+    "registration": lambda: emails.registration(
+        "the-id-of-the-claim",
+        requested_at=NOON,
+        device_name="Chrome on Windows",
+        ip_address="203.0.113.7",
+    ),
+    "already_registered": lambda: MAILS["registration"]()._replace(name="already_registered"),
     "token_reuse": lambda: emails.token_reuse(USER, "Chrome on Windows", NOON),
     "signed_out": lambda: emails.signed_out(
         USER,
@@ -49,7 +56,7 @@ MAILS = {
         ended_at=NOON,
     ),
 }
-WITH_LINK = {"password_reset", "verify_email"}
+WITH_LINK = {"registration", "password_reset", "verify_email"}
 SUBJECTS = {
     "password_reset": "Reset your Acme Notes password",
     "password_changed": "Your Acme Notes password was changed",
@@ -57,6 +64,8 @@ SUBJECTS = {
     "new_device": "New sign-in to Acme Notes: Chrome on Windows",
     "verify_email": "Confirm your email address for Acme Notes",
     "signed_out": "Devices of your Acme Notes account were signed out",
+    "registration": "Finish creating your Acme Notes account",
+    "already_registered": "You already have an account at Acme Notes",
     "token_reuse": "Acme Notes signed out a device for your safety",
 }
 HOSTILE = [
@@ -135,6 +144,8 @@ BUTTONS = (
     "Reset your password",
     "Check your devices",
     "Confirm your email address",
+    "Finish creating your account",
+    "Sign in",
 )
 
 
@@ -192,6 +203,20 @@ CORE = {
         "203.0.113.7",
         "This device stays signed in.",
         f"{BASE}/forgot-password",
+    ],
+    "registration": [
+        f"{BASE}/register/confirm?token=",
+        "It works once and until 2 March 2026, 12:04 UTC (24 hours).",
+        "Chrome on Windows",
+        "203.0.113.7",
+        "No account exists.",
+    ],
+    "already_registered": [
+        "Chrome on Windows",
+        "203.0.113.7",
+        f"{BASE}/login",
+        f"{BASE}/forgot-password",
+        "If it was not you, do nothing.",
     ],
     "token_reuse": [
         "Chrome on Windows",

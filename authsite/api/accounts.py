@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, abort
 
-from .. import accounts, sessions
+from .. import accounts, registrations, sessions
 from ..crypto import tokens
 from ..errors import UnsupportedGrantType
 from ..web import authentication, limits
 from ..web.forms import (
+    ConfirmRegistrationForm,
     DetailsForm,
     LoginForm,
     OAuthPasswordForm,
@@ -25,16 +26,34 @@ blueprint = Blueprint("accounts", __name__)
 @authentication.public
 @limits.register
 def register() -> tuple[dict[str, Any], int]:
-    """Create an account."""
+    """Create an account, or claim one where addresses are confirmed first."""
     form = RegisterForm.from_json()
-    registered = accounts.register(
-        email=form.email.data or "",
-        password=form.password.data or "",
-        first_name=form.first_name.data or "",
-        last_name=form.last_name.data or None,
-        phone_number=form.phone_number.data or None,
+    person: dict[str, Any] = {
+        "email": form.email.data or "",
+        "password": form.password.data or "",
+        "first_name": form.first_name.data or "",
+        "last_name": form.last_name.data or None,
+        "phone_number": form.phone_number.data or None,
+    }
+    if not registrations.are_claims():
+        return answers.user(accounts.register(**person).account), 201
+    client = authentication.client()
+    registrations.claim(
+        **person, device_name=sessions.describe(client).name, ip_address=client.ip_address
     )
-    return answers.user(registered.account), 201
+    return answers.message("Check your email to finish creating your account"), 202
+
+
+@blueprint.post("/auth/register/confirm")
+@authentication.public
+@limits.confirm_registration
+def confirm_registration() -> tuple[dict[str, Any], int]:
+    """Make a claim an account, with its link and the password that was chosen."""
+    form = ConfirmRegistrationForm.from_json()
+    if not registrations.are_claims():
+        abort(404)
+    confirmed = registrations.confirm(form.token.data or "", password=form.password.data)
+    return answers.user(confirmed.account), 201
 
 
 @blueprint.post("/auth/login")

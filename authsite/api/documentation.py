@@ -127,6 +127,8 @@ def _shell_value(name: str, example: Any) -> Any:
     """Return the variable that stands for a secret member, or the example as it is."""
     if name == "token" and example == shapes.TOKEN:
         return "$ACCESS_TOKEN"
+    if name == "token" and example == shapes.REGISTRATION_TOKEN:
+        return "$REGISTRATION_TOKEN"
     if name == "token" and example == shapes.EMAIL_TOKEN:
         return "$EMAIL_TOKEN"
     return SHELL_VARIABLES.get(name, example)

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import click
 
-from .. import accounts, clock, events, passwords, sessions, throttling
+from .. import accounts, clock, events, passwords, registrations, sessions, throttling
 from .shell import blueprint, reporting
 
 PAUSE_BETWEEN_BATCHES = 0.01
@@ -42,6 +42,7 @@ def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bo
     if not dry_run:
         passwords.delete_dead_resets(before)
         throttling.delete_stale(before)
+        registrations.delete_expired(clock.now())
         accounts.adopt(since=clock.now() - ADOPT_FROM)
     seconds = round(time.monotonic() - started, 3)
     events.record("cleanup", deleted=deleted, dry_run=dry_run, seconds=seconds)

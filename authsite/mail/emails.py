@@ -23,7 +23,7 @@ _NOT_A_LABEL = re.compile(r"[^\w]|[\d_]")
 
 
 class Mail(NamedTuple):
-    user_id: uuid.UUID
+    user_id: uuid.UUID | None
     name: str
     facts: dict[str, Any]
 
@@ -122,6 +122,26 @@ def verify_email(user_id: uuid.UUID, *, requested_at: datetime) -> Mail:
     return Mail(user_id, "verify_email", {"requested_at": requested_at.isoformat()})
 
 
+def registration(
+    registration_id: str, *, requested_at: datetime, device_name: str, ip_address: str | None
+) -> Mail:
+    """Return the mail with the link that makes a claim an account.
+
+    If the address has an account when it is sent, it leaves as `already_registered` instead.
+    """
+    return Mail(
+        None,
+        "registration",
+        {
+            "registration_id": registration_id,
+            "requested_at": requested_at.isoformat(),
+            "expires_at": (requested_at + LINK_LIFETIME).isoformat(),
+            "device_name": device_name,
+            "ip_address": ip_address,
+        },
+    )
+
+
 def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
     """Return the message as it leaves; its links are made from PUBLIC_BASE_URL and nothing else.
 
@@ -138,13 +158,18 @@ def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
         "base_url": base_url,
         "devices_url": f"{base_url}/account/devices",
         "reset_url": f"{base_url}/forgot-password",
+        "login_url": f"{base_url}/login",
     }
     if context.get("device_name"):
         context["device_name"] = device_label(context["device_name"])
     if reset_id := context.pop("reset_id", None):
+        assert mail.user_id is not None
         context["link"] = (
             f"{base_url}/reset-password?token={tokens.reset_link(mail.user_id, reset_id)}"
         )
+    if registration_id := context.pop("registration_id", None):
+        link = tokens.sign("registration", registration_id)
+        context["link"] = f"{base_url}/register/confirm?token={link}"
     if mail.name == "verify_email":
         link = tokens.sign("verify_email", f"{mail.user_id}:{email}")
         context["link"] = f"{base_url}/verify-email?token={link}"

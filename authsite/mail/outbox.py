@@ -14,10 +14,25 @@ from typing import Any
 
 from flask import Flask, current_app
 from flask_mail import Connection, Message
-from sqlalchemy import and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    Uuid,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.orm import aliased
 
 from .. import clock, database, events
-from ..database.models import OutgoingMail, PasswordReset, User
+from ..database import UtcDateTime
+from ..database.models import OutgoingMail, PasswordReset, Registration, User, UserEmail
 from . import emails, quotas
 
 TIMEOUT_SECONDS = 10
@@ -86,7 +101,7 @@ def _claim() -> list[database.Row]:
 
 def _deliver_one(row: database.Row) -> bool:
     """Send one claimed mail; return whether it left. What cannot be sent now is tried again later."""
-    to = database.row(_RECIPIENT, {"user_id": row.user_id})
+    to = _recipient(row)
     if to is None or not to.is_active or _is_overtaken(row, to):
         return _drop(row, "dropped")
     name = _name_within_quota(row, to)
@@ -116,6 +131,10 @@ def _name_within_quota(row: database.Row, to: database.Row) -> str | None:
     Counted at the first attempt only; what is then sent keeps its name for the next ones.
     """
     name: str = row.name
+    if row.user_id is None:
+        # Who has an account already is told so; whether there is one is decided now, not when it was asked.
+        name = "already_registered" if to.has_account else name
+        return name if to.claims_today <= quotas.MOST_TO_UNPROVEN else None
     if row.attempts > 1:
         return name
     if name == "new_device":
@@ -133,6 +152,15 @@ def _name_within_quota(row: database.Row, to: database.Row) -> str | None:
 
 def _key(row: database.Row) -> dict[str, Any]:
     return {"mail_id": row.id, "owner_id": row.user_id}
+
+
+def _recipient(row: database.Row) -> database.Row | None:
+    """Return who gets the mail, by the row that it names; None if that is gone."""
+    if row.user_id is not None:
+        return database.row(_RECIPIENT, {"user_id": row.user_id})
+    now = clock.now()
+    facts = {"registration_id": row.facts["registration_id"], "now": now}
+    return database.row(_CLAIMANT, facts | {"since": now - quotas.WINDOW})
 
 
 def _greeted(to: database.Row) -> str | None:
@@ -239,13 +267,39 @@ def _drainer(app: Flask) -> Drainer:
     return drainer
 
 
-_OWN = and_(OutgoingMail.id == bindparam("mail_id"), OutgoingMail.user_id == bindparam("owner_id"))
+# A mail to somebody who has no account yet has no owner.
+_OWN = and_(
+    OutgoingMail.id == bindparam("mail_id"),
+    OutgoingMail.user_id.is_not_distinct_from(bindparam("owner_id", type_=Uuid())),
+)
 _DELETE = delete(OutgoingMail).where(_OWN)
 _RENAME = update(OutgoingMail).where(_OWN).values(name=bindparam("new_name"))
 _POSTPONE = update(OutgoingMail).where(_OWN).values(due_at=bindparam("new_due_at"))
 _RECIPIENT = select(User.email, User.email_verified_at, User.first_name, User.is_active).where(
     User.id == bindparam("user_id")
 )
+_NOW = bindparam("now", type_=UtcDateTime())
+_claims = aliased(Registration)
+_CLAIMANT = select(
+    Registration.email,
+    null().label("email_verified_at"),
+    true().label("is_active"),
+    or_(
+        exists().where(
+            UserEmail.email == Registration.email,
+            or_(UserEmail.kept_until.is_(None), UserEmail.kept_until > _NOW),
+        ),
+        exists().where(User.email == Registration.email),
+    ).label("has_account"),
+    select(func.count())
+    .where(
+        _claims.email == Registration.email,
+        _claims.created_at <= Registration.created_at,
+        _claims.created_at > bindparam("since", type_=UtcDateTime()),
+    )
+    .scalar_subquery()
+    .label("claims_today"),
+).where(Registration.id == bindparam("registration_id"), Registration.expires_at > _NOW)
 _LIVE_RESET = select(PasswordReset.id).where(
     PasswordReset.id == bindparam("reset_id"),
     PasswordReset.user_id == bindparam("user_id"),

@@ -11,12 +11,18 @@ from .. import events
 from ..errors import MalformedRequest
 from ..extensions import csrf
 from ..web import authentication, headers
-from . import accounts, addresses, answers, passwords, sessions, site
+from . import accounts, addresses, answers, passwords, registrations, sessions, site
 
 blueprint = Blueprint("pages", __name__)
 blueprint.register_blueprint(site.blueprint)
 
-for _child in (accounts.blueprint, addresses.blueprint, passwords.blueprint, sessions.blueprint):
+for _child in (
+    accounts.blueprint,
+    addresses.blueprint,
+    registrations.blueprint,
+    passwords.blueprint,
+    sessions.blueprint,
+):
     _child.before_request(authentication.from_cookie)
     blueprint.register_blueprint(_child)
 

@@ -1,12 +1,14 @@
 """Accounts: register, log in, one's details."""
 
-from flask import Blueprint, g, make_response, redirect, request
+from typing import Any
+
+from flask import Blueprint, g, make_response, redirect, request, session
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
-from .. import accounts
-from ..errors import EmailTaken, InactiveAccount, InvalidCredentials
+from .. import accounts, registrations, sessions
+from ..errors import EmailNotVerified, EmailTaken, InactiveAccount, InvalidCredentials
 from ..web import authentication, limits
 from ..web.forms import DetailsForm, LoginForm, RegisterForm
 from . import answers
@@ -44,12 +46,15 @@ def register() -> ResponseReturnValue:
     form = RegisterForm()
     if not form.validate():
         return _register_page(form)
+    person: dict[str, Any] = {
+        "email": form.email.data or "",
+        "password": form.password.data or "",
+        "first_name": form.first_name.data or "",
+    }
+    if registrations.are_claims():
+        return _claim(person)
     try:
-        registered = accounts.register(
-            email=form.email.data or "",
-            password=form.password.data or "",
-            first_name=form.first_name.data or "",
-        )
+        registered = accounts.register(**person)
     except EmailTaken:
         form.refuse("email", TAKEN)
         return _register_page(form)
@@ -83,6 +88,8 @@ def login() -> ResponseReturnValue:
         form.refuse("email", WRONG)
     except InactiveAccount:
         form.refuse("email", INACTIVE)
+    except EmailNotVerified as refusal:
+        form.refuse("email", refusal.message)
     else:
         return redirect(answers.next_location(), 303)
     return _login_page(form)
@@ -109,6 +116,16 @@ def update_details() -> ResponseReturnValue:
         account.id, {name: form[name].data or None for name in accounts.EDITABLE}
     )
     return answers.done("Your details are saved.", "/account")
+
+
+def _claim(person: dict[str, Any]) -> ResponseReturnValue:
+    """Say that a mail is under way; the link in it needs no password in this browser."""
+    client = authentication.browser()
+    session["registration"] = registrations.claim(
+        **person, device_name=sessions.describe(client).name, ip_address=client.ip_address
+    )
+    # Shown at once: a redirect would have to carry the address in a cookie or a URL.
+    return answers.page("registrations/sent.html", email=person["email"])
 
 
 def _register_page(form: RegisterForm) -> ResponseReturnValue:

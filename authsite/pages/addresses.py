@@ -39,6 +39,7 @@ def verify() -> ResponseReturnValue:
             addresses.find_unverified(token).email,
             form.password.data or "",
             browser=authentication.browser().device_id,
+            even_unverified=True,
         )
         account = addresses.verify(authenticated.account.id, token)
     except InvalidCredentials:

@@ -253,6 +253,14 @@ class EmailTokenForm(Form):
     token = StringField("Token", validators=[Text("Give the token of the link", most=MAX_TOKEN)])
 
 
+class ConfirmRegistrationForm(EmailTokenForm):
+    """The API's: the link, and the password that was chosen."""
+
+    password = PasswordField(
+        "Password", validators=[Text("Enter your password", most=4096, name="Password")]
+    )
+
+
 class PasswordForm(Form):
     """Whose account it is, beside a link that came by mail."""
 

@@ -50,7 +50,8 @@ class Operation(NamedTuple):
     form: type[forms.Form] | None = None
     members: Mapping[str, Mapping[str, Any]] | None = None  # of a urlencoded body without a form
     example: Mapping[str, Any] | None = None  # of a request
-    errors: tuple[AuthsiteError, ...] = ()  # beside those of _common_errors
+    accepted: str = ""  # the words of a 202, where it also answers that
+    errors: tuple[AuthsiteError | HTTPStatus, ...] = ()  # beside those of _common_errors
     takes_device_id: bool = False
     may_lack_body: bool = False
     is_for_services: bool = False  # HTTP Basic instead of a bearer token
@@ -309,6 +310,13 @@ def _answers(place: Place) -> dict[str, Any]:
             "content": {operation.answer_type: content},
         }
     }
+    if operation.accepted:
+        message = {"success": True, "message": operation.accepted}
+        answers["202"] = {
+            "description": shapes.SCHEMAS["Message"]["description"],
+            "headers": _headers(place, HTTPStatus.ACCEPTED),
+            "content": {JSON: {"schema": "Message", "example": message}},
+        }
     if operation.is_conditional:
         answers["200"]["headers"]["ETag"] = "ETag"
         answers["304"] = {

@@ -30,6 +30,7 @@ STATUSES: dict[type[errors.AuthsiteError], int] = {
     errors.SetupTokenInvalid: 400,
     errors.InvalidCredentials: 401,
     errors.InactiveAccount: 401,
+    errors.EmailNotVerified: 401,
     errors.InvalidClient: 401,
     errors.NotAuthenticated: 401,
     errors.TokenExpired: 401,
@@ -77,6 +78,7 @@ OAUTH_ERRORS = {
     errors.InvalidClient: "invalid_client",
     errors.InvalidCredentials: "invalid_grant",
     errors.InactiveAccount: "invalid_grant",
+    errors.EmailNotVerified: "invalid_grant",
     errors.UnsupportedGrantType: "unsupported_grant_type",
 }
 

@@ -50,6 +50,8 @@ CODES = {
     " another session. Begin again.",
     "no_second_step": "There is no authenticator app and no passkey yet.",
     "already_replaced": "Somebody has made new recovery codes since. Read the current set's id first.",
+    "email_not_verified": "The password is right, but this site lets nobody in whose address is not"
+    " confirmed. A link to do so is on its way.",
     "email_token_invalid": "The link has been used, has expired, was sent to another address than the account"
     " has now, belongs to another account, or never was one. Ask for a new link.",
     "reset_token_invalid": "The reset link has been used, has expired, has been replaced by a newer one,"
@@ -61,6 +63,7 @@ CODES = {
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIuLi4ifQ.c2lnbmF0dXJl"  # noqa: S105
 EMAIL_TOKEN = "ImFkYSI.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
+REGISTRATION_TOKEN = "ImNsYWltIg.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
 ID = {"type": "string", "format": "uuid", "examples": ["01936f2a-7c4e-7b1d-9a57-3f6b2c1d4e5f"]}
 TIME = {"type": "string", "format": "date-time", "description": "In UTC, ending in Z."}
 USER = {

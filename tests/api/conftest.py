@@ -156,6 +156,15 @@ def email_token(app: Flask, email: str) -> str:
         return tokens.sign("verify_email", f"{account.id}:{account.email}")
 
 
+def registration_token(app: Flask) -> str:
+    """Return the token of the newest link that makes a claim an account."""
+    with app.app_context():
+        statement = text("SELECT id FROM registrations ORDER BY created_at DESC LIMIT 1")
+        found = database.row(statement)
+        assert found is not None
+        return tokens.sign("registration", found.id)
+
+
 def is_moment(written: object) -> bool:
     """Return whether this is a time as the contract writes them: RFC 3339, UTC, ending in Z."""
     return (

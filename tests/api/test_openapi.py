@@ -31,6 +31,7 @@ from tests.api.conftest import (
     email_token,
     log_in,
     register,
+    registration_token,
     reset_token_from_outbox,
     session_id,
 )
@@ -38,6 +39,7 @@ from tests.factories import PASSWORD
 
 OPERATION_IDS = {
     ("POST", "/auth/register"): "register",
+    ("POST", "/auth/register/confirm"): "confirm_registration",
     ("POST", "/auth/login"): "login",
     ("POST", "/auth/login/oauth"): "login_oauth",
     ("POST", "/auth/refresh"): "refresh_token",
@@ -70,8 +72,8 @@ CODES = {
     *("malformed_request", "unsupported_media_type", "payload_too_large", "not_found"),
     *("method_not_allowed", "rate_limited", "reset_token_invalid", "service_unavailable"),
     *("internal_error", "invalid_client", "mfa_required", "invalid_code", "mfa_token_invalid"),
-    "insufficient_user_authentication",
-    *("email_token_invalid", "setup_token_invalid", "no_second_step", "already_replaced"),
+    *("insufficient_user_authentication", "email_not_verified", "email_token_invalid"),
+    *("setup_token_invalid", "no_second_step", "already_replaced"),
 }
 UNKNOWN_ID = "01a214d0-0a14-7a82-b9ec-9e64ba990d5e"
 
@@ -402,6 +404,15 @@ def run(client, command, shell):
     return client.open(address.path, method=method, headers=headers, data=fields or body)
 
 
+def claimed(client, document):
+    """Register where addresses are confirmed first, and return the token of the link."""
+    client.application.config["EMAIL_VERIFICATION"] = "required"
+    answer = call(client, document, "register")
+    assert answer.status_code == 202
+    document.check_answer("register", answer)
+    return registration_token(client.application)
+
+
 SHELL_VARIABLES = ("ACCESS_TOKEN", "REFRESH_TOKEN", "SESSION_ID", "RESET_TOKEN", "EMAIL_TOKEN")
 
 
@@ -409,7 +420,9 @@ SHELL_VARIABLES = ("ACCESS_TOKEN", "REFRESH_TOKEN", "SESSION_ID", "RESET_TOKEN",
 def test_each_command_on_the_page_is_answered_as_documented(client, document, page, operation_id):
     """AP-20, AP-19: no member is answered that is not documented."""
     shell = dict.fromkeys(SHELL_VARIABLES, "")
-    if operation_id != "register":
+    if operation_id == "confirm_registration":
+        shell = {"REGISTRATION_TOKEN": claimed(client, document)}
+    elif operation_id != "register":
         shell = variables(client)
     method, path, operation = document.operations()[operation_id]
     path = path.replace("{session_id}", "$SESSION_ID")
@@ -517,6 +530,26 @@ def inactive(operation_id):
     return refused
 
 
+def unverified(operation_id):
+    def refused(client, document):
+        register(client)
+        client.application.config["EMAIL_VERIFICATION"] = "required"
+        return call(client, document, operation_id)
+
+    return refused
+
+
+def with_claim(*, is_taken=False, **members):
+    def refused(client, document):
+        body = {"token": claimed(client, document), "password": PASSWORD} | members
+        if is_taken:
+            with client.application.app_context():
+                accounts.register(email=EMAIL, password=PASSWORD, first_name="Ada")
+        return call(client, document, "confirm_registration", json=body)
+
+    return refused
+
+
 def logout_of_a_stranger(client, document):
     theirs = signed_in(client, OTHER_EMAIL)
     body = {"refresh_token": theirs["refresh_token"]}
@@ -538,11 +571,17 @@ REFUSALS = [
     ("register", 429, "rate_limited", too_often("register")),
     ("login", 401, "invalid_credentials", with_account("login", json=WRONG)),
     ("login", 401, "inactive_account", inactive("login")),
+    ("login", 401, "email_not_verified", unverified("login")),
     ("login", 422, "validation_error", with_account("login", headers={"X-Device-Id": "\x7f"})),
     ("login", 429, "rate_limited", too_often("login")),
     ("login_oauth", 400, "validation_error", plainly("login_oauth", data={"grant_type": "code"})),
     ("login_oauth", 401, "invalid_credentials", plainly("login_oauth")),
     ("login_oauth", 401, "inactive_account", inactive("login_oauth")),
+    ("login_oauth", 401, "email_not_verified", unverified("login_oauth")),
+    ("confirm_registration", 404, "not_found", plainly("confirm_registration")),
+    ("confirm_registration", 400, "email_token_invalid", with_claim(token="x")),
+    ("confirm_registration", 403, "invalid_credentials", with_claim(password="not it")),
+    ("confirm_registration", 409, "email_taken", with_claim(is_taken=True)),
     ("login_oauth", 415, "unsupported_media_type", plainly("login_oauth", json={})),
     ("login_oauth", 422, "validation_error", plainly("login_oauth", data={"scope": "x"})),
     ("login_oauth", 429, "rate_limited", too_often("login_oauth")),

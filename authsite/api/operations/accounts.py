@@ -1,13 +1,18 @@
 """What the routes and forms of accounts cannot say of themselves, for the OpenAPI document."""
 
+from http import HTTPStatus
+
 from ...errors import (
+    EmailNotVerified,
     EmailTaken,
+    EmailTokenInvalid,
     InactiveAccount,
     InvalidCredentials,
     RefreshTokenExpired,
     RefreshTokenInvalid,
     SessionRevoked,
     UnsupportedGrantType,
+    WrongCurrentPassword,
 )
 from ...web import forms, shapes
 from ...web.openapi import Operation
@@ -17,7 +22,9 @@ from .words import LOCKOUT, PASSWORD
 OPERATIONS: dict[str, Operation] = {
     "api.accounts.register": Operation(
         "Create an account",
-        "The address is kept in lower case; two accounts cannot share it. This signs nobody in.",
+        "The address is kept in lower case; two accounts cannot share it. This signs nobody in. Where the"
+        " site confirms addresses first, the answer is always 202 and does not tell whether the address has"
+        " an account; the mail does.",
         "User",
         status=201,
         form=forms.RegisterForm,
@@ -29,6 +36,22 @@ OPERATIONS: dict[str, Operation] = {
             "phone_number": "+44 20 7946 0958",
         },
         errors=(EmailTaken(field="email"),),
+        accepted="Check your email to finish creating your account",
+    ),
+    "api.accounts.confirm_registration": Operation(
+        "Finish creating an account",
+        "Where the site confirms addresses first, with the token of the link that was mailed and the password"
+        " that was chosen. A wrong password leaves the link good. Elsewhere there is no such address: 404.",
+        "User",
+        status=201,
+        form=forms.ConfirmRegistrationForm,
+        example={"token": shapes.REGISTRATION_TOKEN, "password": PASSWORD},
+        errors=(
+            EmailTokenInvalid(),
+            WrongCurrentPassword(field="password"),
+            HTTPStatus.NOT_FOUND,
+            EmailTaken(field="email"),
+        ),
     ),
     "api.accounts.login": Operation(
         "Sign in",
@@ -37,7 +60,7 @@ OPERATIONS: dict[str, Operation] = {
         "Tokens",
         form=forms.LoginForm,
         example={"email": "ada@example.com", "password": PASSWORD},
-        errors=(InvalidCredentials(), InactiveAccount()),
+        errors=(InvalidCredentials(), InactiveAccount(), EmailNotVerified()),
         takes_device_id=True,
     ),
     "api.accounts.login_oauth": Operation(
@@ -51,6 +74,7 @@ OPERATIONS: dict[str, Operation] = {
         errors=(
             InvalidCredentials(),
             InactiveAccount(),
+            EmailNotVerified(),
             UnsupportedGrantType(field="grant_type"),
         ),
         takes_device_id=True,

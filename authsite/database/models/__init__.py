@@ -8,6 +8,7 @@ clean-up walks the primary key, which is ordered by time.
 from .failures import SignInFailures
 from .mail_quotas import MailQuota
 from .mails import OutgoingMail
+from .registrations import Registration
 from .second_steps import AuthenticatorApp, RecoveryCode, SpentToken, TrustedBrowser
 from .sessions import (
     DEVICE_TYPES,
@@ -52,6 +53,7 @@ __all__ = [
     "OutgoingMail",
     "PasswordReset",
     "RecoveryCode",
+    "Registration",
     "SignInFailures",
     "SpentToken",
     "TrustedBrowser",

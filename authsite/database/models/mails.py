@@ -23,7 +23,8 @@ class OutgoingMail(Base):
     __table_args__ = (Index("ix_outgoing_mails_due_at", "due_at"),)
 
     id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
-    user_id: Mapped[uuid.UUID] = mapped_column(
+    # NULL where there is no account yet: the facts then name the registration that it goes to.
+    user_id: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey("users.id", ondelete="CASCADE"), index=True
     )
     name: Mapped[str] = mapped_column(String(32))
