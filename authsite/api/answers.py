@@ -45,7 +45,8 @@ def access_token(grant: sessions.Grant) -> dict[str, Any]:
         "access_token": tokens.access_token(
             user_id=grant.user_id,
             session_id=grant.session_id,
-            issued_at=clock.now(),
+            # Never older than its rotation, by whatever clock: its first use must be seen as one.
+            issued_at=max(clock.now(), grant.issued_at),
             authenticated_at=grant.authenticated_at,
         ),
         "token_type": "bearer",

@@ -62,6 +62,7 @@ def _docs() -> str:
         shapes={name: document["components"]["schemas"][name] for name in SHOWN},
         codes=shapes.CODES,
         grace_seconds=current_app.config["REFRESH_GRACE_SECONDS"],
+        lost_answer_seconds=current_app.config["REFRESH_LOST_ANSWER_SECONDS"],
         resolve=openapi.resolve,
         prose=_prose,
         in_words=_in_words,

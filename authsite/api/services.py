@@ -33,7 +33,7 @@ def introspect_token() -> dict[str, Any]:
     token = _token_of_body()
     try:
         claims = tokens.read(token, tokens.ACCESS)
-        session = sessions.resume_api(claims.session_id, claims.user_id)
+        session = sessions.resume_api(claims.session_id, claims.user_id, issued_at=claims.issued_at)
     except (TokenExpired, TokenInvalid, SessionRevoked):
         return {"active": False}
     return {

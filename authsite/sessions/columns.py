@@ -49,6 +49,7 @@ SESSION_COLUMNS = (
     UserSession.absolute_expires_at,
     UserSession.authenticated_at,
     User.two_step_since,
+    UserSession.unused_rotation_at,
 )
 SESSION_WIDTH = len(SESSION_COLUMNS)
 IS_OWN = and_(UserSession.id == SESSION_ID, UserSession.user_id == OWNER_ID)

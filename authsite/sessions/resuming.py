@@ -45,22 +45,31 @@ class Resumed(NamedTuple):
     # Of the API it stands in the access token, not in the row.
     authenticated_at: datetime | None
     two_step_since: datetime | None
+    unused_rotation_at: datetime | None
     account: Account
 
 
-def resume_api(session_id: uuid.UUID, user_id: uuid.UUID) -> Resumed:
-    """Return the live session that an access token names; raise SessionRevoked when it is not live."""
+def resume_api(
+    session_id: uuid.UUID, user_id: uuid.UUID, *, issued_at: int | None = None
+) -> Resumed:
+    """Return the live session that an access token names; raise SessionRevoked when it is not live.
+
+    `issued_at` is the token's, in seconds since 1970 (None: just now): the first use of what a rotation gave
+    out is noted.
+    """
     row = database.row(
         _RESUME_API, {"session_id": session_id, "user_id": user_id, "now": clock.now()}
     )
-    return _resumed(row)
+    return _noting_first_use(_resumed(row), issued_at)
 
 
-def resume_api_with_all(session_id: uuid.UUID, user_id: uuid.UUID) -> tuple[Resumed, Sequence[Row]]:
+def resume_api_with_all(
+    session_id: uuid.UUID, user_id: uuid.UUID, *, issued_at: int | None = None
+) -> tuple[Resumed, Sequence[Row]]:
     """Like resume_api; in the same read all of the user's live sessions, last used first."""
     rows = database.rows(_RESUME_API_WITH_ALL, {"user_id": user_id, "now": clock.now()})
     own = next((row for row in rows if row.id == session_id and row.has_tokens), None)
-    return _resumed(own), rows
+    return _noting_first_use(_resumed(own), issued_at), rows
 
 
 def resume_page(session_id: uuid.UUID, user_id: uuid.UUID, cookie_secret: str) -> Resumed:
@@ -123,6 +132,21 @@ def cookie_digest(cookie_secret: str) -> bytes:
     return hashlib.sha256(cookie_secret.encode(errors="surrogatepass")).digest()
 
 
+def _noting_first_use(session: Resumed, issued_at: int | None) -> Resumed:
+    """Note, once for each rotation, that what was issued with it has arrived and is in use.
+
+    An older token proves nothing. One of the same second counts as the rotation's: tokens know no fractions.
+    """
+    rotated_at = session.unused_rotation_at
+    if rotated_at is None:
+        return session
+    if issued_at is not None and issued_at < int(rotated_at.timestamp()):
+        return session
+    key = {"session_id": session.id, "owner_id": session.account.id}
+    database.run(_NOTE_FIRST_USE, key | {"of_rotation": rotated_at})
+    return session._replace(unused_rotation_at=None)
+
+
 def _resumed(row: Row | None) -> Resumed:
     if row is None:
         raise SessionRevoked
@@ -157,11 +181,22 @@ _RENEW = (
         cookie_digest=bindparam("new_digest", type_=LargeBinary()),
         refresh_jti=bindparam("new_jti", type_=String()),
         previous_jti=None,
+        unused_rotation_at=None,
         rotated_at=NOW,
         authenticated_at=func.coalesce(
             bindparam("proved_at", type_=UtcDateTime()), UserSession.authenticated_at
         ),
     )
+)
+# Of that rotation only: one that has come between is unused again.
+_NOTE_FIRST_USE = (
+    update(UserSession)
+    .where(
+        IS_OWN,
+        UserSession.unused_rotation_at == bindparam("of_rotation", type_=UtcDateTime()),
+        UserSession.ended_at.is_(None),
+    )
+    .values(unused_rotation_at=None)
 )
 _RESUMED = {each.key for each in SESSION_COLUMNS}
 _RESUME_API_WITH_ALL = database.Prepared(

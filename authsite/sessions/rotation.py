@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, case, exists, func, select, update
 
 from .. import clock, database, events
 from ..crypto import tokens
-from ..database import UtcDateTime
+from ..database import Row, UtcDateTime
 from ..database.models import User, UserSession
 from ..errors import RefreshTokenExpired, SessionRevoked
 from ..mail import emails, outbox
@@ -21,8 +21,9 @@ def rotate(
 ) -> Grant:
     """Change a refresh token for its successor.
 
-    Raise RefreshTokenExpired or SessionRevoked. One caller wins the compare-and-swap; the others, and a
-    client that lost the answer, get the same successor again inside the grace (RFC 9700 §4.14.2).
+    Raise RefreshTokenExpired or SessionRevoked. One caller wins the compare-and-swap; the others get the
+    same successor again inside the grace (RFC 9700 §4.14.2), and so does, for longer, a client that lost
+    the answer: as long as nothing in it has been used.
     """
     now = clock.now()
     new_jti = tokens.new_jti()
@@ -51,9 +52,7 @@ def _converge_or_end(session_id: uuid.UUID, user_id: uuid.UUID, jti: str, now: d
         raise SessionRevoked
     if row.expires_at <= now:
         raise RefreshTokenExpired
-    grace = timedelta(seconds=current_app.config["REFRESH_GRACE_SECONDS"])
-    # Were the successor already used, its own successor would be current and this jti two steps back.
-    if grace and row.previous_jti == jti and now - row.rotated_at <= grace:
+    if row.previous_jti == jti and now - row.rotated_at <= _repeatable_for(row):
         return Grant(session_id, user_id, row.rotated_at, row.expires_at, row.refresh_jti)
     # The end is committed before the refusal is raised: raising inside would undo it.
     with database.transaction():
@@ -62,6 +61,20 @@ def _converge_or_end(session_id: uuid.UUID, user_id: uuid.UUID, jti: str, now: d
             outbox.queue(emails.token_reuse(user_id, row.device_name, now))
     events.record("refresh_reuse", outcome="refused", user_id=user_id, session_id=session_id)
     raise SessionRevoked
+
+
+def _repeatable_for(row: Row) -> timedelta:
+    """Return for how long after its rotation the row's current token is given out again.
+
+    Were its refresh token used, that one's successor would be current and the one presented two steps back.
+    """
+    config = current_app.config
+    grace: int = config["REFRESH_GRACE_SECONDS"]
+    if not grace:
+        return timedelta.min  # strict: not even in the same instant
+    # A rotation by code of the release before does not name itself here: whether it was used nobody knows.
+    is_unused = row.unused_rotation_at == row.rotated_at
+    return timedelta(seconds=max(grace, is_unused and config["REFRESH_LOST_ANSWER_SECONDS"]))
 
 
 _IDLE_UNTIL = bindparam("idle_until", type_=UtcDateTime())
@@ -77,6 +90,7 @@ _ROTATE = database.Prepared(
         previous_jti=UserSession.refresh_jti,
         refresh_jti=bindparam("new_jti"),
         rotated_at=NOW,
+        unused_rotation_at=NOW,
         last_used_at=NOW,
         expires_at=case(
             (UserSession.absolute_expires_at < _IDLE_UNTIL, UserSession.absolute_expires_at),
@@ -91,6 +105,7 @@ _LOOK_BACK = (
         UserSession.refresh_jti,
         UserSession.previous_jti,
         UserSession.rotated_at,
+        UserSession.unused_rotation_at,
         UserSession.expires_at,
         UserSession.ended_at,
         DEVICE_NAME,

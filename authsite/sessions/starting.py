@@ -183,7 +183,15 @@ def _make_room(session: dict[str, Any], earlier: Row | None, now: datetime) -> N
 _INSERTED = [
     column
     for column in UserSession.__table__.c
-    if column.name not in {"previous_jti", "given_name", "ended_at", "end_reason", "ended_from"}
+    if column.name
+    not in {
+        "previous_jti",
+        "unused_rotation_at",
+        "given_name",
+        "ended_at",
+        "end_reason",
+        "ended_from",
+    }
 ]
 _INSERT = insert(UserSession).from_select(
     [column.name for column in _INSERTED],

@@ -113,10 +113,11 @@ def from_bearer() -> None:
     if getattr(view, "is_public", False) or request.method == "OPTIONS":
         return
     claims = _claims()
+    named = claims.session_id, claims.user_id
     if getattr(view, "lists_sessions", False):
-        resumed, g.sessions = sessions.resume_api_with_all(claims.session_id, claims.user_id)
+        resumed, g.sessions = sessions.resume_api_with_all(*named, issued_at=claims.issued_at)
     else:
-        resumed = sessions.resume_api(claims.session_id, claims.user_id)
+        resumed = sessions.resume_api(*named, issued_at=claims.issued_at)
     if sessions.touch(resumed, ip_address=remote_address()) is not resumed:
         g.pop("sessions", None)  # it has just moved to the top
     if claims.auth_time is not None:

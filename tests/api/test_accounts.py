@@ -480,6 +480,7 @@ def test_a_copied_refresh_token_ends_its_session_and_no_other(
     other = log_in(client)
     new = refresh(client, held["refresh_token"]).get_json()
     if case == "after the grace":
+        assert is_live(client, new)
         time_machine.shift(31)
     else:
         new = refresh(client, new["refresh_token"]).get_json()

@@ -73,6 +73,8 @@ class UserSession(Base):
     refresh_jti: Mapped[str | None] = mapped_column(String(32))
     previous_jti: Mapped[str | None] = mapped_column(String(32))
     rotated_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # The rotation, named by its time, of which nothing has been used yet: a client may have lost the answer.
+    unused_rotation_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # Of a browser session: SHA-256 of the cookie's 256-bit secret.
     cookie_digest: Mapped[bytes | None] = mapped_column(LargeBinary(32))
     is_remembered: Mapped[bool] = mapped_column(default=True, server_default=true())
