@@ -405,7 +405,7 @@ def test_an_access_token_lives_fifteen_minutes(client, user, time_machine, secon
         assert answer.headers["WWW-Authenticate"] == BAD
 
 
-@pytest.mark.parametrize(("ahead", "status"), [(9, 200), (61, 401)])
+@pytest.mark.parametrize(("ahead", "status"), [(12, 200), (59, 200), (62, 401)])
 def test_a_token_from_the_future_is_refused(client, held, ahead, status):
     """TK-06"""
     moment = int(clock.now().timestamp()) + ahead
