@@ -1,0 +1,122 @@
+"""Confirming an address, in a real browser: with and without script, and each page without a barrier."""
+
+import shutil
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import (
+    browsers,
+    fill_in_login,
+    flash,
+    heading,
+    mail_to,
+    new_account,
+    new_email,
+    register,
+    running_site,
+    sign_in,
+    with_and_without_script,
+)
+from tests.browser.test_accessibility import WIDE, violations_and_scrolling
+from tests.factories import PASSWORD
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def sites(_sqlite_template, tmp_path_factory, mailbox):
+    """Two services on one database: addresses confirmed at leisure, and first."""
+    path = tmp_path_factory.mktemp("addresses") / "authsite.db"
+    shutil.copyfile(_sqlite_template, path)
+    url = f"sqlite:///{path}"
+    with (
+        running_site(url, mailbox, EMAIL_VERIFICATION="optional") as optional,
+        running_site(url, mailbox, EMAIL_VERIFICATION="required") as required,
+    ):
+        yield {"optional": optional, "required": required}
+
+
+def link(mailbox, email, page):
+    index = mail_to(mailbox, email)
+    return f"{page}?token={mailbox.token(page, index)}"
+
+
+def is_without_barrier(page, title):
+    expect(heading(page)).to_have_text(title)
+    return violations_and_scrolling(page) == []
+
+
+@with_and_without_script
+def test_an_account_is_made_once_its_address_is_confirmed(chromium, sites, mailbox, has_script):
+    email = new_email()
+    with browsers(chromium, sites["required"]) as open_:
+        page = open_(has_script=has_script)
+        register(page, email)
+        expect(heading(page)).to_have_text("Check your email")
+        page.goto(link(mailbox, email, "/register/confirm"))
+        expect(page).to_have_url(f"{sites['required'].url}/register/confirm")
+        page.get_by_role("button", name="Create account").click()
+        expect(flash(page)).to_have_text("Account created. You are signed in on this device.")
+
+
+@with_and_without_script
+def test_an_address_is_confirmed_by_the_one_button(chromium, sites, mailbox, has_script):
+    email = new_email()
+    with browsers(chromium, sites["optional"]) as open_:
+        page = open_(has_script=has_script)
+        register(page, email)
+        banner = page.get_by_role("complementary", name="Your email address")
+        banner.get_by_role("button", name="Send a link").click()
+        expect(flash(page)).to_have_text(f"We have sent a link to {email}. It works for 24 hours.")
+        page.goto(link(mailbox, email, "/verify-email"))
+        page.get_by_role("button", name="Confirm").click()
+        expect(flash(page)).to_have_text("Email address confirmed.")
+        expect(banner).to_have_count(0)
+
+
+def test_the_pages_of_a_claim_have_no_barrier(chromium, sites, mailbox):
+    email = new_email()
+    site = sites["required"]
+    with browsers(chromium, site) as open_:
+        page, other = (open_(viewport=WIDE, device_scale_factor=1) for _ in range(2))
+        register(page, email)
+        assert is_without_barrier(page, "Check your email")
+        address = link(mailbox, email, "/register/confirm")
+        page.set_viewport_size(WIDE)
+        page.goto(address)
+        assert is_without_barrier(page, "Finish creating your account")
+        other.goto(address)
+        other.get_by_role("button", name="Create account").click()
+        assert is_without_barrier(other, "Finish creating your account")
+        other.goto("/register/confirm?token=x")
+        assert is_without_barrier(other, "This link no longer works")
+        unverified = new_account(sites["optional"])
+        other.goto("/login")
+        fill_in_login(other, unverified)
+        other.get_by_role("button", name="Sign in").click()
+        assert is_without_barrier(other, "Sign in")
+
+
+def test_the_pages_of_a_confirmation_have_no_barrier(chromium, sites, mailbox):
+    site = sites["optional"]
+    email, stranger = new_account(site), new_account(site)
+    address = link(mailbox, email, "/verify-email")
+    with browsers(chromium, site) as open_:
+        page, other, third = (open_(viewport=WIDE, device_scale_factor=1) for _ in range(3))
+        sign_in(page, email)
+        assert is_without_barrier(page, "Your devices")
+        page.goto("/account")
+        page.goto(address)
+        assert is_without_barrier(page, "Confirm your email address")
+        other.goto(address)
+        other.get_by_role("button", name="Confirm").click()
+        assert is_without_barrier(other, "Confirm your email address")
+        sign_in(third, stranger)
+        third.goto(address)
+        assert is_without_barrier(third, "You are signed in to another account")
+        third.goto("/verify-email?token=x")
+        assert is_without_barrier(third, "This link no longer works")
+        other.get_by_label("Password").and_(other.locator("input")).fill(PASSWORD)
+        other.get_by_role("button", name="Confirm").click()
+        expect(flash(other)).to_have_text("Email address confirmed.")
