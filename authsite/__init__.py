@@ -56,6 +56,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     mail.init_app(app)
     migrate.init_app(app, database.db, directory=str(Path(app.root_path).parent / "migrations"))
     times.init_app(app)
+    app.add_template_filter(spelling.masked_email, "masked_email")
     app.add_template_filter(spelling.readable_email, "readable_email")
     problems.init_app(app)
     for blueprint in (api.blueprint, pages.blueprint, health.blueprint, commands.blueprint):

@@ -53,6 +53,12 @@ def readable_email(address: str) -> str:
         return address
 
 
+def masked_email(address: str) -> str:
+    """Return what tells its owner which address it is, and nobody else: "n•••@example.com"."""
+    name, at, domain = readable_email(address).rpartition("@")
+    return f"{name[:1]}•••{at}{domain}"
+
+
 def one_line(text: str) -> str:
     """Return text for showing: NFC, single spaces, and nothing invisible but what spells a word.
 

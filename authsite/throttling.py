@@ -29,6 +29,7 @@ from .errors import TooManyAttempts
 WINDOW = timedelta(minutes=15)
 MAX_RECENT = 10
 MAX_CONSECUTIVE = 100
+CLOSED = 10 * MAX_CONSECUTIVE  # an attempt that was under way does not open it again
 MAIL_WINDOW = timedelta(hours=1)
 MAX_MAILS = 3
 ONLY_A_RESET_HELPS = "Too many attempts. Reset your password to sign in again."
@@ -128,6 +129,18 @@ def forget(email: str) -> None:
     database.run(_FORGET, {"counter": key_for(email)})
 
 
+def close(email: str) -> None:
+    """Have only a reset open the address again; browsers that have signed in to it before are spared."""
+    full = {
+        "recent": MAX_RECENT,
+        "window_ends_at": clock.now() + WINDOW,
+        "consecutive": CLOSED,
+    }
+    insert = (sqlite if database.is_sqlite() else postgresql).insert(SignInFailures)
+    closing = insert.values(key=key_for(email), **full)
+    database.run(closing.on_conflict_do_update(index_elements=[SignInFailures.key], set_=full))
+
+
 def may_mail(name: str, whom: str) -> bool:
     """Count a mail of this name to `whom` and return True; return False if that were too many of them.
 
@@ -210,7 +223,9 @@ _FAILURES = select(SignInFailures.consecutive, SignInFailures.window_ends_at).wh
 # A right password ends the run of wrong ones, but leaves those of this window on the count: an owner who
 # signs in must not hand a guesser ten more guesses.
 _GIVE_BACK = (
-    update(SignInFailures).where(_KEY).values(recent=SignInFailures.recent - 1, consecutive=0)
+    update(SignInFailures)
+    .where(_KEY, SignInFailures.consecutive < CLOSED)
+    .values(recent=SignInFailures.recent - 1, consecutive=0)
 )
 _FORGET = delete(SignInFailures).where(_KEY)
 _FORGET_ONLY_ONE = _FORGET.where(SignInFailures.recent <= 1)

@@ -1,6 +1,7 @@
 """The mails: their words, and what no name or address can make of them."""
 
 import re
+import uuid
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from uuid import uuid4
@@ -21,6 +22,7 @@ SESSION = {
     "device_name": "Chrome on Windows",
     "ip_address": "203.0.113.7",
     "created_at": NOON,
+    "id": uuid.UUID(int=7),
 }
 MAILS = {
     "password_reset": lambda: emails.password_reset(
@@ -46,7 +48,9 @@ MAILS = {
         ip_address="203.0.113.7",
     ),
     "already_registered": lambda: MAILS["registration"]()._replace(name="already_registered"),
-    "token_reuse": lambda: emails.token_reuse(USER, "Chrome on Windows", NOON),
+    "token_reuse": lambda: emails.token_reuse(
+        USER, "Chrome on Windows", NOON, session_id=uuid.UUID(int=7)
+    ),
     "signed_out": lambda: emails.signed_out(
         USER,
         count=2,
@@ -56,7 +60,15 @@ MAILS = {
         ended_at=NOON,
     ),
 }
-WITH_LINK = {"registration", "password_reset", "verify_email"}
+WITH_LINK = {
+    "password_changed",
+    "changed by an operator",
+    "new_device",
+    "token_reuse",
+    "registration",
+    "password_reset",
+    "verify_email",
+}
 SUBJECTS = {
     "password_reset": "Reset your Acme Notes password",
     "password_changed": "Your Acme Notes password was changed",
@@ -406,7 +418,9 @@ def test_what_arrives_has_both_parts_and_any_letters(make_app):
         ada = factories.account(first_name="Zoë 🐌 漢字", is_verified=True)
         factories.grant(ada)
         with database.transaction():
-            outbox.queue(emails.token_reuse(ada.id, "Ордината", clock.now()))
+            outbox.queue(
+                emails.token_reuse(ada.id, "Ордината", clock.now(), session_id=uuid.UUID(int=7))
+            )
         outbox.deliver()
 
     [message] = mailbox.messages

@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 import time
+import uuid
 from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 
@@ -72,7 +73,9 @@ def test_an_operation_that_is_undone_sends_nothing(with_mail):
 
     def fail() -> None:
         with database.transaction():
-            outbox.queue(emails.token_reuse(ada.id, "curl", clock.now()))
+            outbox.queue(
+                emails.token_reuse(ada.id, "curl", clock.now(), session_id=uuid.UUID(int=7))
+            )
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -131,7 +134,7 @@ def test_a_commit_wakes_this_process_own_drainer(with_mail, runs):
 def test_nothing_wakes_before_the_commit(with_mail, runs):
     ada = factories.account()
     with database.transaction():
-        outbox.queue(emails.token_reuse(ada.id, "curl", clock.now()))
+        outbox.queue(emails.token_reuse(ada.id, "curl", clock.now(), session_id=uuid.UUID(int=7)))
         assert current_app.extensions["outbox"]._thread is None
     services.wait_until(lambda: runs)
 
@@ -167,7 +170,7 @@ def test_a_link_that_no_longer_works_is_not_sent(with_mail, time_machine, overta
 def test_a_closed_account_gets_no_mail(with_mail):
     ada = factories.account()
     with database.transaction():
-        outbox.queue(emails.token_reuse(ada.id, "curl", clock.now()))
+        outbox.queue(emails.token_reuse(ada.id, "curl", clock.now(), session_id=uuid.UUID(int=7)))
     accounts.deactivate(ada.email)
     outbox.deliver()
 
@@ -183,7 +186,7 @@ def test_a_mail_that_cannot_be_sent_is_tried_again_later_and_later(without_serve
     time_machine.move_to(moment, tick=False)
     ada = factories.account()
     with database.transaction():
-        outbox.queue(emails.token_reuse(ada.id, "curl", NOON))
+        outbox.queue(emails.token_reuse(ada.id, "curl", NOON, session_id=uuid.UUID(int=7)))
     for minutes in (1, 5, 30, 60, 120, 240, 480):
         assert outbox.deliver() == (0, 1)
         assert outbox.deliver() == (0, 0)
@@ -200,7 +203,7 @@ def test_a_mail_is_given_up_after_eight_attempts_and_that_is_recorded(
     time_machine.move_to(NOON, tick=False)
     ada = factories.account()
     with database.transaction():
-        outbox.queue(emails.token_reuse(ada.id, "curl", NOON))
+        outbox.queue(emails.token_reuse(ada.id, "curl", NOON, session_id=uuid.UUID(int=7)))
     for day in range(1, 9):
         assert outbox.depth() == 1
         outbox.deliver()

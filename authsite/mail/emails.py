@@ -18,6 +18,7 @@ from ..crypto import tokens
 
 MAX_SUBJECT = 60
 LINK_LIFETIME = timedelta(hours=24)
+NOT_ME_LIFETIME = timedelta(days=7)
 # Neither digits nor what makes an address of words.
 _NOT_A_LABEL = re.compile(r"[^\w]|[\d_]")
 
@@ -83,14 +84,23 @@ def new_device(user_id: uuid.UUID, session: Mapping[str, Any]) -> Mail:
             "ip_address": session["ip_address"],
             "place": place or None,
             "signed_in_at": session["created_at"].isoformat(),
+            "session_id": str(session["id"]),
         },
     )
 
 
-def token_reuse(user_id: uuid.UUID, device_name: str, ended_at: datetime) -> Mail:
+def token_reuse(
+    user_id: uuid.UUID, device_name: str, ended_at: datetime, *, session_id: uuid.UUID
+) -> Mail:
     """Return the notice that a copied refresh token ended a session."""
     return Mail(
-        user_id, "token_reuse", {"device_name": device_name, "ended_at": ended_at.isoformat()}
+        user_id,
+        "token_reuse",
+        {
+            "device_name": device_name,
+            "ended_at": ended_at.isoformat(),
+            "session_id": str(session_id),
+        },
     )
 
 
@@ -167,6 +177,8 @@ def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
         context["link"] = (
             f"{base_url}/reset-password?token={tokens.reset_link(mail.user_id, reset_id)}"
         )
+    if reported := _reported(mail):
+        context["not_me_url"] = f"{base_url}/not-me?token={tokens.sign('not_me', reported)}"
     if registration_id := context.pop("registration_id", None):
         link = tokens.sign("registration", registration_id)
         context["link"] = f"{base_url}/register/confirm?token={link}"
@@ -195,6 +207,18 @@ def device_label(name: str) -> str:
     parts = [_NOT_A_LABEL.sub(" ", part).split()[:2] for part in name.split(" on ")[:2]]
     label = " on ".join(" ".join(part) for part in parts if part)
     return label[:40].strip() or "Unknown device"
+
+
+def _reported(mail: Mail) -> str | None:
+    """Return what the link "this wasn't me" of a mail names, None where it has none.
+
+    A mail that was queued before there were such links may lack the session.
+    """
+    if mail.name == "password_changed":
+        return f"password:{mail.user_id}:{mail.facts['changed_at']}"
+    kind = {"new_device": "session", "token_reuse": "reuse"}.get(mail.name)
+    session_id = mail.facts.get("session_id")
+    return f"{kind}:{mail.user_id}:{session_id}" if kind and session_id else None
 
 
 def _shorten(subject: str) -> str:

@@ -28,6 +28,7 @@ REASONS = {
     "password_changed": "Signed out: the password was changed",
     "password_reset": "Signed out: the password was reset",
     "reuse_detected": "Signed out for safety: its sign-in was copied",
+    "not_me": "Signed out: you told us that it was not you",
     "deactivated": "Signed out: the account was deactivated",
     "replaced": "Replaced: the same device signed in again",
     "evicted": "Signed out to make room for a newer device",

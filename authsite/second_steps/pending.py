@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import orjson
+from sqlalchemy import bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from .. import clock, database
@@ -61,9 +62,21 @@ def spend(pending: Pending) -> None:
         raise MfaTokenInvalid
 
 
+def is_spent(purpose: str, value: str) -> bool:
+    """Return whether a signed thing has been used."""
+    return database.row(_SPENT, {"digest": _digest(purpose, value)}) is not None
+
+
 def spend_once(purpose: str, value: str, *, expires_at: datetime) -> bool:
     """Note that a signed thing has been used; return False if it had been. The primary key decides."""
-    digest = hashlib.sha256(f"{purpose}\n{value}".encode()).digest()
+    digest = _digest(purpose, value)
     insert = (sqlite if database.is_sqlite() else postgresql).insert(SpentToken)
     statement = insert.values(digest=digest, expires_at=expires_at).on_conflict_do_nothing()
     return database.run(statement) == 1
+
+
+def _digest(purpose: str, value: str) -> bytes:
+    return hashlib.sha256(f"{purpose}\n{value}".encode()).digest()
+
+
+_SPENT = select(SpentToken.digest).where(SpentToken.digest == bindparam("digest"))

@@ -58,7 +58,7 @@ def _converge_or_end(session_id: uuid.UUID, user_id: uuid.UUID, jti: str, now: d
     with database.transaction():
         ended = end_where(user_id, UserSession.id == session_id, "reuse_detected", None)
         if ended:
-            outbox.queue(emails.token_reuse(user_id, row.device_name, now))
+            outbox.queue(emails.token_reuse(user_id, row.device_name, now, session_id=session_id))
     events.record("refresh_reuse", outcome="refused", user_id=user_id, session_id=session_id)
     raise SessionRevoked
 

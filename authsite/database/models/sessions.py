@@ -31,9 +31,10 @@ END_REASONS = (
     "deactivated",
     "replaced",
     "evicted",
+    "not_me",
 )
 # A device whose session ended like this may be a thief's: it is new again at its next sign-in.
-DISTRUSTED_ENDS = ("password_changed", "password_reset", "revoked", "reuse_detected")
+DISTRUSTED_ENDS = ("password_changed", "password_reset", "revoked", "reuse_detected", "not_me")
 ENTRANCES = ("page", "api", "oauth")
 # How its user proved who they are; with `trusted` the browser's cookie stood for the second step.
 WAYS_TO_SIGN_IN = (

@@ -1,0 +1,130 @@
+"""What a person can do about a mail that reports an act which was not theirs, by the link in it.
+
+What the link alone may do is harmless, for a scanner may do it: one session ends, and browsers that have not
+signed in to the account before wait until its password is reset. Ending everything asks for the address that
+the mail went to, which a scanner does not type. No link sets a password or signs in.
+"""
+
+import contextlib
+import secrets
+import uuid
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import bindparam, select, update
+
+from . import accounts, clock, database, events, passwords, sessions, spelling, throttling
+from .crypto import hashing, tokens
+from .database import Row
+from .database.models import ACCOUNT_COLUMNS, Account, User, UserSession
+from .errors import EmailTokenInvalid, Forbidden, InvalidInput, SessionNotFound
+from .mail import emails
+from .second_steps import pending
+
+OTHER_ADDRESS = "Type the email address that our email went to"
+
+
+class Report(NamedTuple):
+    """What a link reports: a `session`, one that was `reuse`d, or a change of the `password`."""
+
+    kind: str
+    of: str
+    account: Account
+    session: Row | None
+    is_made: bool  # the session was reported before
+
+
+def find(token: str) -> Report:
+    """Return what a live link reports; raise EmailTokenInvalid. Nothing is used up."""
+    value = tokens.unsign("not_me", token, max_age=emails.NOT_ME_LIFETIME)
+    if value is None:
+        raise EmailTokenInvalid
+    kind, user_id, of = value.split(":", 2)
+    row = database.row(_ACCOUNT, {"owner_id": uuid.UUID(user_id)})
+    # The next password ends the link of the one before.
+    if row is None or (
+        kind == "password" and row.password_changed_at != datetime.fromisoformat(of)
+    ):
+        raise EmailTokenInvalid
+    account = Account._make(row[:-1])
+    if kind == "password":
+        return Report(kind, of, account, None, is_made=False)
+    named = {"session_id": uuid.UUID(of), "owner_id": account.id}
+    return Report(
+        kind, of, account, database.row(_SESSION, named), pending.is_spent(_SESSION_ACT, of)
+    )
+
+
+def end_session(token: str, *, device_name: str, ip_address: str | None) -> bool:
+    """End the session that the link names and let its address in only by a reset, which is mailed.
+
+    Browsers that have signed in to the account before are spared. A session that has ended otherwise, as
+    that of a thief who signs himself out, changes nothing of this. Return whether it is the first report;
+    another does nothing. Raise EmailTokenInvalid.
+    """
+    report = find(token)
+    if report.kind == "password":
+        raise EmailTokenInvalid
+    account, now = report.account, clock.now()
+    with database.transaction():
+        database.row(_LOCK, {"owner_id": account.id})
+        if not pending.spend_once(_SESSION_ACT, report.of, expires_at=now + emails.NOT_ME_LIFETIME):
+            return False
+        with contextlib.suppress(SessionNotFound, Forbidden):  # its row may have been cleared away
+            sessions.end(account.id, uuid.UUID(report.of), reason="not_me")
+        throttling.close(account.email)
+        passwords.request_reset(account.email, device_name=device_name, ip_address=ip_address)
+    events.record("not_me", user_id=account.id, session_id=report.of)
+    return True
+
+
+def end_everything(token: str, email: str, *, device_name: str, ip_address: str | None) -> None:
+    """End every session and make the password unusable, which a mailed reset mends.
+
+    `email` is what the person typed, InvalidInput if it is not the address of the mail. A second use raises
+    EmailTokenInvalid: it would only mail again.
+    """
+    report = find(token)
+    account, now = report.account, clock.now()
+    if spelling.canonical_email(email) != account.email:
+        raise InvalidInput([("email", OTHER_ADDRESS)])
+    # Of nobody's password: guessing at it takes the time that any other takes.
+    values = {"new_hash": hashing.hash_password(secrets.token_urlsafe(32)), "now": now}
+    seen = datetime.fromisoformat(report.of) if report.kind == "password" else None
+    with database.transaction():
+        disable = _DISABLE if seen is None else _DISABLE_SEEN
+        changed = database.run(disable, {"owner_id": account.id, "seen": seen} | values)
+        is_first = seen is not None or pending.spend_once(
+            "not_me everything", report.of, expires_at=now + emails.NOT_ME_LIFETIME
+        )
+        if not changed or not is_first:
+            raise EmailTokenInvalid
+        sessions.end_all(account.id, reason="not_me")
+        sessions.distrust_all(account.id)
+        accounts.end_resets(account.id)
+        passwords.request_reset(account.email, device_name=device_name, ip_address=ip_address)
+    events.record("not_me_everything", user_id=account.id)
+
+
+_SESSION_ACT = "not_me session"
+_OWNER = User.id == bindparam("owner_id")
+_ACCOUNT = select(*ACCOUNT_COLUMNS, User.password_changed_at).where(_OWNER, User.is_active)
+_LOCK = select(User.id).where(_OWNER).with_for_update(key_share=True)
+_SESSION = select(
+    UserSession.id,
+    UserSession.device_name,
+    UserSession.ip_address,
+    UserSession.location_city,
+    UserSession.location_country,
+    UserSession.created_at,
+).where(UserSession.user_id == bindparam("owner_id"), UserSession.id == bindparam("session_id"))
+_DISABLE = (
+    update(User)
+    .where(_OWNER, User.is_active)
+    .values(
+        password_hash=bindparam("new_hash"),
+        password_changed_at=bindparam("now"),
+        updated_at=bindparam("now"),
+    )
+)
+_DISABLE_SEEN = _DISABLE.where(User.password_changed_at == bindparam("seen"))
