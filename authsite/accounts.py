@@ -10,7 +10,7 @@ from sqlalchemy import String, Uuid, bindparam, exists, func, insert, literal, o
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from . import clock, database, events, password_policy, sessions, spelling, throttling
+from . import activity, clock, database, events, password_policy, sessions, spelling, throttling
 from .crypto import hashing
 from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User, UserEmail
 from .errors import (
@@ -92,6 +92,7 @@ def create(
             if not take_email(account.id, email):
                 raise EmailTaken(field="email")
             send_verification(account)
+            activity.record("registered", account.id)
     except (IntegrityError, EmailTaken):
         events.record("register", outcome="refused", code=EmailTaken.code)
         raise EmailTaken(field="email") from None
@@ -146,9 +147,11 @@ def update_details(user_id: uuid.UUID, changes: Mapping[str, str | None]) -> Acc
         .values(**allowed, updated_at=clock.now())
         .returning(*ACCOUNT_COLUMNS)
     )
-    row = database.row(statement)
-    if row is None:
-        raise UnknownAccount
+    with database.transaction():
+        row = database.row(statement)
+        if row is None:
+            raise UnknownAccount
+        activity.record("details_changed", user_id)
     return Account._make(row)
 
 
@@ -157,6 +160,7 @@ def deactivate(email: str) -> Account:
     account = find_by_email(email)
     with database.transaction():
         _set_active(account.id, is_active=False)
+        activity.record("deactivated", account.id)
         sessions.end_all(account.id, reason="deactivated")
         end_resets(account.id)
     events.record("deactivate", user_id=account.id)
@@ -166,7 +170,9 @@ def deactivate(email: str) -> Account:
 def activate(email: str) -> Account:
     """Open the account to sign-ins again; raise UnknownAccount."""
     account = find_by_email(email)
-    _set_active(account.id, is_active=True)
+    with database.transaction():
+        _set_active(account.id, is_active=True)
+        activity.record("activated", account.id)
     events.record("activate", user_id=account.id)
     return account
 

@@ -6,11 +6,13 @@ of a stranger's account cannot bless it by a click.
 """
 
 import uuid
+from typing import Any
 
 from sqlalchemy import bindparam, select, update
 
-from . import accounts, clock, database, events
+from . import accounts, activity, clock, database, events
 from .crypto import tokens
+from .database import Row
 from .database.models import ACCOUNT_COLUMNS, Account, User
 from .errors import EmailTokenInvalid
 from .mail import emails
@@ -40,7 +42,7 @@ def verify(user_id: uuid.UUID, token: str) -> Account:
     row = None
     if named and named[0] == user_id:
         facts = {"owner_id": user_id, "address": named[1], "now": clock.now()}
-        row = database.row(_VERIFY, facts)
+        row = _confirm(facts)
     if row is None:
         events.record("email_verify", outcome="refused", user_id=user_id)
         raise EmailTokenInvalid
@@ -52,9 +54,18 @@ def verify_by_operator(email: str) -> Account:
     """Confirm an account's address at the command line; raise UnknownAccount. Again changes nothing."""
     account = accounts.find_by_email(email)
     facts = {"owner_id": account.id, "address": account.email, "now": clock.now()}
-    database.run(_VERIFY, facts)
+    _confirm(facts)
     events.record("email_verify", user_id=account.id)
     return account
+
+
+def _confirm(facts: dict[str, Any]) -> Row | None:
+    """Confirm the address, if that is to be done, and return the account's row."""
+    with database.transaction():
+        row = database.row(_VERIFY, facts)
+        if row is not None:
+            activity.record("email_verified", facts["owner_id"])
+    return row
 
 
 def _read(token: str) -> tuple[uuid.UUID, str] | None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, select, update
 
-from . import accounts, clock, database, events, passwords, sessions, spelling, throttling
+from . import accounts, activity, clock, database, events, passwords, sessions, spelling, throttling
 from .crypto import hashing, tokens
 from .database import Row
 from .database.models import ACCOUNT_COLUMNS, Account, User, UserSession
@@ -73,6 +73,7 @@ def end_session(token: str, *, device_name: str, ip_address: str | None) -> bool
         with contextlib.suppress(SessionNotFound, Forbidden):  # its row may have been cleared away
             sessions.end(account.id, uuid.UUID(report.of), reason="not_me")
         throttling.close(account.email)
+        activity.record("not_me_reported", account.id)
         passwords.request_reset(account.email, device_name=device_name, ip_address=ip_address)
     events.record("not_me", user_id=account.id, session_id=report.of)
     return True
@@ -99,6 +100,7 @@ def end_everything(token: str, email: str, *, device_name: str, ip_address: str 
         )
         if not changed or not is_first:
             raise EmailTokenInvalid
+        activity.record("not_me_reported", account.id)
         sessions.end_all(account.id, reason="not_me")
         sessions.distrust_all(account.id)
         accounts.end_resets(account.id)

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
-from . import accounts, clock, database, events, password_policy, sessions, throttling
+from . import accounts, activity, clock, database, events, password_policy, sessions, throttling
 from .crypto import hashing, tokens
 from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User
 from .errors import ResetTokenInvalid, WeakPassword, WrongCurrentPassword
@@ -37,6 +37,7 @@ def request_reset(email: str, *, device_name: str, ip_address: str | None) -> No
             insert(PasswordReset),
             {"id": reset_id, "user_id": row.id, "created_at": now, "expires_at": expires_at},
         )
+        activity.record("password_reset_requested", row.id)
         outbox.queue(
             emails.password_reset(
                 row.id,
@@ -82,11 +83,13 @@ def reset(
         # The user's row first, here and everywhere: two operations on one account cannot deadlock.
         _write(account.id, password_hash, now)
         # The link came by mail: it proves the address as well as one that was sent to do so.
-        database.run(_VERIFY, {"owner_id": account.id, "now": now})
+        if database.run(_VERIFY, {"owner_id": account.id, "now": now}):
+            activity.record("email_verified", account.id)
         # Of two uses at once, this finds the link live for one.
         key = {"owner_id": account.id, "reset_id": reset_id, "now": now}
         if not database.run(_USE_RESET, key):
             raise ResetTokenInvalid
+        activity.record("password_reset", account.id)
         sessions.end_all(account.id, reason="password_reset")
         throttling.forget(account.email)
         _notify(account.id, now, device_name, ip_address)
@@ -113,6 +116,7 @@ def change(
     with database.transaction():
         if not _write(account.id, password_hash, now, seen=seen):
             raise WrongCurrentPassword(field="current_password")
+        activity.record("password_changed", account.id)
         sessions.end_all(
             account.id,
             reason="password_changed",
@@ -136,6 +140,7 @@ def set_by_operator(email: str, new_password: str) -> Account:
     now = clock.now()
     with database.transaction():
         _write(account.id, password_hash, now)
+        activity.record("password_set", account.id)
         sessions.end_all(account.id, reason="password_reset")
         accounts.end_resets(account.id)
         throttling.forget(account.email)

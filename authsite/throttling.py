@@ -21,7 +21,7 @@ from typing import NamedTuple
 from sqlalchemy import and_, bindparam, case, delete, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from . import clock, database, events, spelling
+from . import activity, clock, database, events, spelling
 from .crypto import tokens
 from .database.models import SignInFailures
 from .errors import TooManyAttempts
@@ -55,6 +55,15 @@ class Attempt:
 
     is_right = False
 
+    def __init__(self, user_id: uuid.UUID | None, counter: bytes) -> None:
+        self._user_id = user_id
+        self._counter = counter
+
+    def note(self) -> None:
+        """Write a wrong one into the account's activity, once it has been counted."""
+        user_id = self._user_id or uuid.UUID(int=0)
+        activity.record_failure(user_id, counter=self._counter, fills_at=MAX_RECENT)
+
     def succeeded(self) -> None:
         self.is_right = True
 
@@ -74,7 +83,7 @@ def attempt(
     """
     now = clock.now()
     key = _counter_with_room(email, known_browser, now, user_id) if has_failures else None
-    this = Attempt()
+    this = Attempt(user_id, key or key_for(email))
     try:
         yield this
     finally:
@@ -85,6 +94,8 @@ def attempt(
             database.run(_FORGET_ONLY_ONE, {"counter": key}) or database.run(
                 _GIVE_BACK, {"counter": key}
             )
+        if not this.is_right:
+            this.note()
 
 
 @contextmanager
@@ -99,7 +110,7 @@ def second_step(user_id: uuid.UUID) -> Iterator[Attempt]:
     if not _add(key, now, up_to=SECOND_STEPS):
         events.record("second_step", outcome="lockout", user_id=user_id)
         raise _too_many(key, now, SECOND_STEPS, ONLY_ANOTHER_WAY_HELPS)
-    this = Attempt()
+    this = Attempt(user_id, key)
     yield this
     if this.is_right:
         database.run(_FORGET, {"counter": key})

@@ -21,6 +21,8 @@ from authsite.database import Base
 EXCEPTIONS = {
     "authsite.accounts._holder": "finds the user of an address",
     "authsite.accounts.adopt": "lists addresses of all who registered during a release",
+    "authsite.activity.count_before": "cleans up",
+    "authsite.activity.delete_old": "cleans up",
     "authsite.mail.outbox._claim": "takes what is due, whosever it is",
     "authsite.mail.outbox._recipient": "tells whether a claimed address has an account",
     "authsite.mail.outbox.depth": "counts, for the operator",

@@ -117,6 +117,12 @@ def test_only_the_web_floor_knows_the_request():
             assert not re.search(r"from flask import [^\n]*\b(request|g|session)\b", source), name
 
 
+def test_nothing_changes_an_event_that_was_written():
+    """LIFE section 1: account_events is append-only."""
+    for name, source in _modules():
+        assert not re.search(r"update\(\s*AccountEvent|UPDATE account_events", source), name
+
+
 def test_only_the_clock_reads_the_time():
     for name, source in _modules():
         if name != "clock":

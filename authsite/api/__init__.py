@@ -4,13 +4,24 @@ from flask import Blueprint
 
 from ..extensions import csrf
 from ..web import authentication
-from . import accounts, addresses, documentation, operations, passwords, services, sessions, step_up
+from . import (
+    accounts,
+    activity,
+    addresses,
+    documentation,
+    operations,
+    passwords,
+    services,
+    sessions,
+    step_up,
+)
 
 blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
 blueprint.before_request(authentication.from_bearer)
 
 for _child in (
     accounts.blueprint,
+    activity.blueprint,
     addresses.blueprint,
     passwords.blueprint,
     step_up.blueprint,

@@ -6,12 +6,15 @@ from typing import Any
 
 from sqlalchemy import and_, delete, or_, select, true, update
 
-from .. import clock, database, events
+from .. import activity, clock, database, events
 from ..database import Row
 from ..database.models import UserSession
 from ..errors import Forbidden, SessionNotFound
 from ..mail import emails, outbox
 from .columns import DEVICE_NAME, IS_OWN, SESSION_ID
+
+# Ends that are acts of their own; the others belong to one that is told by itself.
+BY_ITSELF = ("logged_out", "revoked")
 
 
 def end(
@@ -21,7 +24,10 @@ def end(
 
     Raise SessionNotFound or, for somebody else's, Forbidden.
     """
-    ended = end_where(user_id, UserSession.id == session_id, reason, ended_from)
+    with database.transaction():
+        ended = end_where(user_id, UserSession.id == session_id, reason, ended_from)
+        if ended:
+            _record_end(user_id, session_id, str(ended[0].device_name), reason, ended_from)
     if ended:
         events.record("session_ended", user_id=user_id, session_id=session_id, reason=reason)
         return str(ended[0].device_name)
@@ -38,7 +44,10 @@ def end_all(
     """End all live sessions of the user, but for `keep`, and return how many."""
     is_other = true() if keep is None else UserSession.id != keep
     condition = and_(UserSession.expires_at > clock.now(), is_other)
-    ended = end_where(user_id, condition, reason, ended_from)
+    with database.transaction():
+        ended = end_where(user_id, condition, reason, ended_from)
+        if ended and reason in BY_ITSELF:
+            activity.record("devices_signed_out", user_id, target=f"{len(ended)} devices")
     events.record("sessions_ended", user_id=user_id, reason=reason, count=len(ended))
     return len(ended)
 
@@ -82,6 +91,23 @@ def delete_own_dead(user_id: uuid.UUID) -> int:
             or_(UserSession.ended_at.is_not(None), UserSession.expires_at <= clock.now()),
         )
     )
+
+
+def _record_end(
+    user_id: uuid.UUID,
+    session_id: uuid.UUID,
+    device_name: str,
+    reason: str,
+    ended_from: str | None,
+) -> None:
+    """Write that a device has signed out, or was signed out; one that was replaced is not news."""
+    if reason not in BY_ITSELF:
+        return
+    if reason == "logged_out" and ended_from is None:
+        by = activity.actor()._replace(session_id=session_id, device_name=device_name)
+        activity.record("signed_out", user_id, by=by)
+    else:
+        activity.record("device_signed_out", user_id, target=device_name)
 
 
 def end_where(

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from flask import current_app
 from sqlalchemy import bindparam, case, exists, func, select, update
 
-from .. import clock, database, events
+from .. import activity, clock, database, events
 from ..crypto import tokens
 from ..database import Row, UtcDateTime
 from ..database.models import User, UserSession
@@ -58,6 +58,7 @@ def _converge_or_end(session_id: uuid.UUID, user_id: uuid.UUID, jti: str, now: d
     with database.transaction():
         ended = end_where(user_id, UserSession.id == session_id, "reuse_detected", None)
         if ended:
+            activity.record("refresh_reused", user_id, target=row.device_name)
             outbox.queue(emails.token_reuse(user_id, row.device_name, now, session_id=session_id))
     events.record("refresh_reuse", outcome="refused", user_id=user_id, session_id=session_id)
     raise SessionRevoked

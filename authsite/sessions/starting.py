@@ -21,7 +21,7 @@ from sqlalchemy import (
     select,
 )
 
-from .. import clock, database, events
+from .. import activity, clock, database, events
 from ..clients import devices
 from ..crypto import tokens
 from ..database import Row, UtcDateTime
@@ -121,6 +121,9 @@ def start(
         }
         if not database.run(_INSERT, session | guards):
             raise InvalidCredentials
+        country = client.country and client.country[:100]
+        by = activity.Actor(session_id, device.name, client.ip_address, country)
+        activity.record("signed_in", account.id, by=by)
         earlier = database.row(_EARLIER, session | {"now": now, "is_page": entrance == "page"})
         _make_room(session, earlier, now)
         # The first device of an account is silent, unless the account is older than its rows.

@@ -18,6 +18,7 @@ from flask import (
     current_app,
     flash,
     g,
+    has_request_context,
     redirect,
     request,
     session,
@@ -25,7 +26,7 @@ from flask import (
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from werkzeug.exceptions import HTTPException
 
-from .. import accounts, clock, database, service_clients, sessions, step_up
+from .. import accounts, activity, clock, database, service_clients, sessions, step_up
 from ..clients import places
 from ..crypto import tokens
 from ..database.models import MAX_USER_AGENT
@@ -50,6 +51,19 @@ _DEVICE_COOKIE = re.compile(r"[A-Za-z0-9_-]{22}")
 
 def init_app(app: Flask) -> None:
     app.session_interface = CookieInterface()
+    app.extensions["actor"] = _actor
+
+
+def _actor() -> activity.Actor:
+    """Return who acts by this request: the device of its session, else what it tells of itself."""
+    if not has_request_context():
+        return activity.OPERATOR
+    client = _client(None, None)
+    if "session" in g:
+        named = g.session.id, g.session.device_name
+    else:
+        named = None, sessions.describe(client).name
+    return activity.Actor(*named, client.ip_address, client.country and client.country[:100])
 
 
 def current_session() -> sessions.Resumed:

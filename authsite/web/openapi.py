@@ -53,6 +53,7 @@ class Operation(NamedTuple):
     accepted: str = ""  # the words of a 202, where it also answers that
     errors: tuple[AuthsiteError | HTTPStatus, ...] = ()  # beside those of _common_errors
     takes_device_id: bool = False
+    query: tuple[str, ...] = ()  # names in shapes.PARAMETERS
     may_lack_body: bool = False
     is_for_services: bool = False  # HTTP Basic instead of a bearer token
     answer_type: str = JSON
@@ -189,6 +190,7 @@ class Place(NamedTuple):
 def _describe(spec: APISpec, place: Place) -> dict[str, Any]:
     operation, limit = place.operation, place.limit
     parameters = ["X-Request-Id", *re.findall(r"{(\w+)}", place.path)]
+    parameters += operation.query
     if operation.takes_device_id:
         parameters.append(DEVICE_ID_HEADER)
     description = [operation.description]

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..database.models import (
     DEVICE_TYPES,
+    EVENT_KINDS,
     MAX_DEVICE_ID,
     MAX_DEVICE_NAME,
     MAX_EMAIL,
@@ -202,6 +203,51 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             }
         ],
     ),
+    "Activity": _object(
+        "What happened in an account.",
+        {
+            "events": {
+                "type": "array",
+                "items": _object(
+                    "One act.",
+                    {
+                        "id": ID,
+                        "kind": text(enum=list(EVENT_KINDS)),
+                        "created_at": TIME,
+                        "session_id": or_null(ID) | {"description": "The session that acted."},
+                        "device_name": or_null(text(description="The device that acted.")),
+                        "ip_address": or_null(text()),
+                        "location_country": or_null(text()),
+                        "target": or_null(text(description="What was acted on.")),
+                        "is_current": {
+                            "type": "boolean",
+                            "description": "Whether the session of the access token acted.",
+                        },
+                    },
+                ),
+            },
+            "next": or_null(ID)
+            | {"description": "Send it as `before` to go on; null: that was all."},
+        },
+        examples=[
+            {
+                "events": [
+                    {
+                        "id": "01937b61-02aa-7f0e-8c11-5f0d7e2b9a44",
+                        "kind": "device_signed_out",
+                        "created_at": "2026-11-23T18:04:00.125000Z",
+                        "session_id": SESSION["id"],
+                        "device_name": "Chrome on Windows",
+                        "ip_address": "203.0.113.7",
+                        "location_country": "United Kingdom",
+                        "target": "Firefox on Linux",
+                        "is_current": True,
+                    }
+                ],
+                "next": None,
+            }
+        ],
+    ),
     "StepUp": _object(
         "Whether the access token is fresh, and what makes it so.",
         {
@@ -385,6 +431,21 @@ PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
             "schema": text(MAX_DEVICE_ID, minLength=1, pattern="^[!-~]([ -~]*[!-~])?$"),
             "example": "kitchen-laptop",
         },
+    ),
+    "limit": (
+        "query",
+        {
+            "description": "How many events to answer at most.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": 100, "default": 50},
+        },
+    ),
+    "before": (
+        "query",
+        {"description": "Only what happened before the event of this id.", "schema": ID},
+    ),
+    "kind": (
+        "query",
+        {"description": "Only events of this kind.", "schema": text(enum=list(EVENT_KINDS))},
     ),
     "session_id": (
         "path",

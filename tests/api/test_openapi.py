@@ -61,6 +61,7 @@ OPERATION_IDS = {
     ("GET", "/users/me/email"): "get_email",
     ("POST", "/users/me/email/verification"): "request_email_verification",
     ("POST", "/users/me/email/verify"): "verify_email",
+    ("GET", "/users/me/activity"): "list_activity",
     ("GET", "/auth/step-up"): "get_step_up",
     ("POST", "/auth/step-up"): "confirm_step_up",
     ("GET", "/openapi.json"): "openapi_document",

@@ -5,6 +5,7 @@ indexed column (PostgreSQL then updates in place, "HOT"), the list goes by (user
 clean-up walks the primary key, which is ordered by time.
 """
 
+from .activity import EVENT_KINDS, AccountEvent
 from .failures import SignInFailures
 from .mail_quotas import MailQuota
 from .mails import OutgoingMail
@@ -39,6 +40,7 @@ __all__ = [
     "DISTRUSTED_ENDS",
     "END_REASONS",
     "ENTRANCES",
+    "EVENT_KINDS",
     "MAX_DEVICE_ID",
     "MAX_DEVICE_NAME",
     "MAX_EMAIL",
@@ -48,6 +50,7 @@ __all__ = [
     "MAX_USER_AGENT",
     "WAYS_TO_SIGN_IN",
     "Account",
+    "AccountEvent",
     "AuthenticatorApp",
     "MailQuota",
     "OutgoingMail",

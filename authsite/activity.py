@@ -1,0 +1,151 @@
+"""Activity: what happened in an account, for its owner to read.
+
+An event is written in the transaction of its act: no act without it, none without the act. Who acted is asked
+of the application: a request tells device and address, a command is the operator's.
+"""
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple, cast
+
+from flask import current_app
+from sqlalchemy import String, Uuid, bindparam, case, delete, func, insert, literal, or_, select
+
+from . import clock, database
+from .database import Row, UtcDateTime
+from .database.models import AccountEvent, SignInFailures, User
+
+MAX_FAILURES_A_DAY = 50
+FIRST_BATCH = 1000
+BATCH_SECONDS = 0.1
+MAX_TARGET = 64
+
+
+class Actor(NamedTuple):
+    """Who acted, as far as it is known; nothing is known of the operator."""
+
+    session_id: uuid.UUID | None = None
+    device_name: str | None = None
+    ip_address: str | None = None
+    location_country: str | None = None
+
+
+OPERATOR = Actor()
+
+
+def actor() -> Actor:
+    """Return who acts now."""
+    return cast(Actor, current_app.extensions["actor"]())
+
+
+def record(
+    kind: str, user_id: uuid.UUID, *, by: Actor | None = None, target: str | None = None
+) -> None:
+    """Write one of EVENT_KINDS; for the transaction of the act. `by` is who acts now, if not given."""
+    now = clock.now()
+    event = {"id": database.uuid7(now), "user_id": user_id, "kind": kind, "created_at": now}
+    cut = target and target[:MAX_TARGET]
+    database.run(_INSERT, event | (by or actor())._asdict() | {"target": cut})
+
+
+def record_failure(user_id: uuid.UUID, *, counter: bytes, fills_at: int) -> None:
+    """Write a failed sign-in, unless there were 50 that day; the one that filled the count has blocked.
+
+    Of a user that there is not nothing is written, by the same statement.
+    """
+    now = clock.now()
+    event = {"id": database.uuid7(now), "owner_id": user_id, "now": now}
+    # Whoever failed is no device of the account, also where a session asked.
+    by = actor()._replace(session_id=None)
+    facts = {"counter": counter, "fills_at": fills_at}
+    since = database.first_uuid7(now - timedelta(days=1))
+    database.run(_INSERT_FAILURE, event | by._asdict() | facts | {"since": since})
+
+
+def feed(
+    user_id: uuid.UUID, *, limit: int, before: uuid.UUID | None = None, kind: str | None = None
+) -> tuple[Sequence[Row], uuid.UUID | None]:
+    """Return the user's events, newest first, and the id to go on before; None at the end."""
+    key = {"user_id": user_id, "before": before or _AFTER_ALL, "kind": kind, "most": limit + 1}
+    found = database.rows(_FEED, key)
+    rows = found[:limit]
+    return rows, rows[-1].id if len(found) > limit else None
+
+
+def delete_old(before: datetime, *, batch_size: int) -> Iterator[int]:
+    """Delete what happened before, oldest first, in short transactions; yield how many in each.
+
+    The primary key is ordered by time: nothing younger is looked at. Rows that another run holds are its.
+    """
+    size = min(batch_size, FIRST_BATCH)
+    while True:
+        began_at = time.monotonic()
+        oldest = _OLDEST.limit(size).with_for_update(skip_locked=True)
+        deleted = database.run(
+            delete(AccountEvent).where(database.is_among(AccountEvent.id, oldest)),
+            {"end": database.first_uuid7(before)},
+        )
+        if not deleted:
+            return
+        yield deleted
+        share = BATCH_SECONDS / (time.monotonic() - began_at)
+        size = max(1, min(batch_size, int(size * min(share, 2))))
+
+
+def count_before(before: datetime) -> int:
+    """Return how many events `delete_old` would delete."""
+    found = database.row(_COUNT, {"end": database.first_uuid7(before)})
+    return found[0] if found else 0
+
+
+_AFTER_ALL = uuid.UUID(int=2**128 - 1)
+_FAILURES = ("sign_in_failed", "sign_in_blocked")
+_INSERT = insert(AccountEvent)
+_OWNER = bindparam("owner_id", type_=Uuid())
+_FAILED_LATELY = (
+    select(func.count())
+    .where(
+        AccountEvent.user_id == _OWNER,
+        AccountEvent.id > bindparam("since", type_=Uuid()),
+        AccountEvent.kind.in_(_FAILURES),
+    )
+    .scalar_subquery()
+)
+_IS_FULL = (
+    select(SignInFailures.recent)
+    .where(SignInFailures.key == bindparam("counter"))
+    .scalar_subquery()
+) >= bindparam("fills_at")
+_INSERT_FAILURE = insert(AccountEvent).from_select(
+    [
+        *("id", "user_id", "kind", "created_at"),
+        *("session_id", "device_name", "ip_address", "location_country"),
+    ],
+    select(
+        bindparam("id", type_=Uuid()),
+        User.id,
+        case((_IS_FULL, literal("sign_in_blocked")), else_=literal("sign_in_failed")),
+        bindparam("now", type_=UtcDateTime()),
+        bindparam("session_id", type_=Uuid()),
+        bindparam("device_name", type_=String()),
+        bindparam("ip_address", type_=String()),
+        bindparam("location_country", type_=String()),
+    ).where(User.id == _OWNER, _FAILED_LATELY < MAX_FAILURES_A_DAY),
+    include_defaults=False,
+)
+_KIND = bindparam("kind", type_=String())
+_FEED = (
+    select(*AccountEvent.__table__.c)
+    .where(
+        AccountEvent.user_id == bindparam("user_id", type_=Uuid()),
+        AccountEvent.id < bindparam("before", type_=Uuid()),
+        or_(_KIND.is_(None), AccountEvent.kind == _KIND),
+    )
+    .order_by(AccountEvent.id.desc())
+    .limit(bindparam("most"))
+)
+_IS_OLD = AccountEvent.id < bindparam("end", type_=Uuid())
+_OLDEST = select(AccountEvent.id).where(_IS_OLD).order_by(AccountEvent.id)
+_COUNT = select(func.count()).select_from(AccountEvent).where(_IS_OLD)
