@@ -30,7 +30,9 @@ def blank_url(request, tmp_path):
 
 @pytest.fixture
 def blank(blank_url):
-    app = create_app({"DATABASE_URL": blank_url, "SECRET_KEY": services.SECRET_KEY})
+    environ = {"DATABASE_URL": blank_url, "SECRET_KEY": services.SECRET_KEY}
+    # No thread that mails a link may still hold a connection when the test is over.
+    app = create_app(environ | {"EMAIL_VERIFICATION": "off"})
     with app.app_context():
         yield app
         database.engine().dispose()
