@@ -6,6 +6,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import (
+    FIREFOX_ON_LINUX,
+    api_get,
+    api_sign_in,
     browsers,
     fill_in_login,
     flash,
@@ -120,3 +123,30 @@ def test_the_pages_of_a_confirmation_have_no_barrier(chromium, sites, mailbox):
         other.get_by_label("Password").and_(other.locator("input")).fill(PASSWORD)
         other.get_by_role("button", name="Confirm").click()
         expect(flash(other)).to_have_text("Email address confirmed.")
+
+
+@with_and_without_script
+def test_a_device_that_was_not_ones_own_is_signed_out_from_the_mail(
+    chromium, sites, mailbox, has_script
+):
+    site = sites["optional"]
+    email = new_account(site)
+    api_sign_in(site, email)
+    held = api_sign_in(site, email, user_agent=FIREFOX_ON_LINUX)
+    token = mailbox.token("/not-me", mail_to(mailbox, email, 2))
+    with browsers(chromium, site) as open_:
+        page = open_(viewport=WIDE, device_scale_factor=1, has_script=has_script)
+        page.goto(f"/not-me?token={token}")
+        assert not has_script or is_without_barrier(page, "Was this you?")
+        page.get_by_role("button", name="No, sign that device out").click()
+        expect(heading(page)).to_have_text("That device is signed out")
+        assert api_get(site, "/auth/me", held).status_code == 401
+        page.get_by_role("button", name="Sign out everywhere and reset my password").click()
+        assert not has_script or is_without_barrier(page, "That device is signed out")
+        page.get_by_label("Email address").fill(email)
+        page.get_by_role("button", name="Sign out everywhere and reset my password").click()
+        expect(flash(page)).to_contain_text("Every device is signed out")
+        page.goto(f"/not-me?token={token}")
+        expect(heading(page)).to_have_text("That device is signed out")
+        page.goto("/not-me?token=x")
+        assert not has_script or is_without_barrier(page, "This link no longer works")
