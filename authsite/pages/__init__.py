@@ -11,13 +11,24 @@ from .. import events
 from ..errors import MalformedRequest
 from ..extensions import csrf
 from ..web import authentication, headers
-from . import accounts, addresses, answers, not_me, passwords, registrations, sessions, site
+from . import (
+    accounts,
+    activity,
+    addresses,
+    answers,
+    not_me,
+    passwords,
+    registrations,
+    sessions,
+    site,
+)
 
 blueprint = Blueprint("pages", __name__)
 blueprint.register_blueprint(site.blueprint)
 
 for _child in (
     accounts.blueprint,
+    activity.blueprint,
     addresses.blueprint,
     not_me.blueprint,
     registrations.blueprint,

@@ -1,0 +1,98 @@
+"""Activity: what happened in one's account, a sentence each."""
+
+import uuid
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+
+from .. import activity
+from ..database import Row
+from ..web import authentication, limits
+from . import answers
+
+blueprint = Blueprint("activity", __name__)
+
+PAGE = 50
+SENTENCES = {
+    "registered": "Account created",
+    "email_verified": "Email address confirmed",
+    "signed_in": "Signed in",
+    "sign_in_failed": "Failed sign-in",
+    "sign_in_blocked": "Failed sign-in, and further ones blocked for a while",
+    "signed_out": "Signed out",
+    "device_signed_out": "Signed out {}",
+    "devices_signed_out": "Signed out {}",
+    "refresh_reused": "Signed out {} for safety: its sign-in was copied",
+    "password_changed": "Password changed",
+    "password_set": "Password set",
+    "password_reset_requested": "Password reset asked for",
+    "password_reset": "Password reset",
+    "details_changed": "Details changed",
+    "email_change_requested": "Change of email address to {} asked for",
+    "email_change_cancelled": "Change of email address cancelled",
+    "email_changed": "Email address changed to {}",
+    "email_change_undone": "Change of email address undone",
+    "not_me_reported": "“This was not me” reported",
+    "data_exported": "Data downloaded",
+    "deletion_requested": "Deletion of the account asked for",
+    "deletion_cancelled": "Deletion of the account cancelled",
+    "deactivated": "Account deactivated",
+    "activated": "Account opened again",
+}
+MAILED = frozenset({"password_changed", "password_reset", "password_set", "refresh_reused"})
+
+
+class Entry(NamedTuple):
+    """One line: an event, or failed sign-ins in a row of which `event` is the last."""
+
+    event: Row
+    sentence: str
+    is_mailed: bool
+
+
+@blueprint.get("/account/activity")
+@authentication.login_required
+@limits.read_activity
+def show_activity() -> ResponseReturnValue:
+    """Show what happened, newest first, by day."""
+    caller = authentication.current_session()
+    rows, following = activity.feed(caller.account.id, limit=PAGE, before=_before())
+    return answers.page(
+        "activity/activity.html", days=_by_day(rows), older=following, current=caller.id
+    )
+
+
+def _before() -> uuid.UUID | None:
+    """Return the position that the link of the page before names; any other text is the beginning."""
+    try:
+        return uuid.UUID(request.args.get("before", "")[:64])
+    except ValueError:
+        return None
+
+
+def _by_day(rows: Any) -> list[tuple[Any, list[Entry]]]:
+    return [
+        (day, _folded(list(of_day)))
+        for day, of_day in groupby(rows, key=lambda row: row.created_at.date())
+    ]
+
+
+def _folded(rows: list[Row]) -> list[Entry]:
+    """Return an entry for each event, but one for all failed sign-ins in a row."""
+    entries: list[Entry] = []
+    for is_failure, group in groupby(rows, key=lambda row: row.kind == "sign_in_failed"):
+        events = list(group)
+        if is_failure and len(events) > 1:
+            entries.append(
+                Entry(events[0], f"{len(events)} failed sign-ins, the last", is_mailed=False)
+            )
+        else:
+            entries += [_entry(event) for event in events]
+    return entries
+
+
+def _entry(event: Row) -> Entry:
+    sentence = SENTENCES[event.kind].format(event.target or "a device")
+    return Entry(event, sentence, event.kind in MAILED)

@@ -1,0 +1,70 @@
+"""Activity on a page: a sentence for each act, by day, failures in a row folded."""
+
+import re
+from datetime import timedelta
+
+from authsite import accounts, activity
+from authsite.database.models import EVENT_KINDS
+from authsite.pages.activity import SENTENCES
+from tests.pages.conftest import EMAIL, elements, heading, words
+
+
+def record(app, kind, **facts):
+    with app.app_context():
+        owner = accounts.find_by_email(EMAIL)
+        activity.record(kind, owner.id, **facts)
+
+
+def test_every_kind_has_its_sentence():
+    assert set(SENTENCES) == set(EVENT_KINDS)
+
+
+def test_it_tells_what_happened_where_from_and_marks_this_device(ada):
+    page = ada.get("/account/activity")
+    assert heading(page) == "What happened in your account"
+    text = words(page)
+    assert "Signed in This device Chrome on Windows · 127.0.0.1" in text
+    assert "Account created Chrome on Windows · 127.0.0.1" in text
+    assert "We keep this for 90 days." in text
+    assert text.count("This device") == 1
+
+
+def test_failures_in_a_row_are_one_line(ada, open_browser):
+    stranger = open_browser(address="203.0.113.9")
+    for _ in range(3):
+        stranger.try_sign_in(password="wrong one")
+    text = words(ada.get("/account/activity"))
+    assert "3 failed sign-ins, the last Chrome on Windows · 203.0.113.9" in text
+    assert "Failed sign-in " not in text
+
+
+def test_each_day_has_its_heading(app, ada, later):
+    later(timedelta(days=1))
+    record(app, "details_changed")
+    page = ada.get("/account/activity")
+    assert len(re.findall("<h2>", page.text)) == 2
+    assert "Details changed By the operator" in words(page)
+
+
+def test_older_leads_on_until_there_is_no_more(app, ada):
+    for _ in range(55):
+        record(app, "details_changed")
+    (link,) = [
+        each
+        for each in elements(ada.get("/account/activity"), "a")
+        if "before=" in (each["href"] or "")
+    ]
+    older = ada.get(link["href"])
+    assert len(elements(older, "li", class_="row")) == 7
+    assert not [each for each in elements(older, "a") if "before=" in (each["href"] or "")]
+
+
+def test_a_name_is_shown_as_text_and_a_bad_position_is_the_beginning(app, ada):
+    record(app, "device_signed_out", target="<b>x</b>{0}")
+    page = ada.get("/account/activity?before=%00x")
+    assert page.status_code == 200
+    assert "Signed out &lt;b&gt;x&lt;/b&gt;{0}" in page.text
+
+
+def test_nobody_who_is_not_signed_in_sees_it(browser):
+    assert browser.get("/account/activity").location.endswith("/login?next=/account/activity")
