@@ -49,8 +49,8 @@ def test_asking_for_a_link_does_not_tell_whether_one_was_sent(make_app):
     assert answers[0].get_json() == {"success": True, "message": words}
 
 
-def test_a_registration_with_its_link_is_four_statements(make_app, monkeypatch):
-    """LIFE §3: user, address, turn and mail, in one transaction."""
+def test_a_registration_with_its_link_is_five_statements(make_app, monkeypatch):
+    """LIFE §3: user, address, turn, mail and event, in one transaction."""
     from sqlalchemy import event
 
     from authsite import database
@@ -65,4 +65,4 @@ def test_a_registration_with_its_link_is_four_statements(make_app, monkeypatch):
         assert app.test_client().post(f"{V1}/auth/register", json=body).status_code == 201
     finally:
         event.remove(engine, "before_cursor_execute", note)
-    assert len([each for each in sent if not each.startswith("BEGIN")]) == 4, sent
+    assert len([each for each in sent if not each.startswith("BEGIN")]) == 5, sent
