@@ -152,10 +152,11 @@ class UnsupportedGrantType(AuthsiteError):
 
 
 class SecondStepRequired(AuthsiteError):
-    """The password was right, and is not enough. `mfa_token` is the pending sign-in."""
+    """The password was right, and is not enough. `mfa_token` is the pending sign-in, good for 10 minutes."""
 
     code = "mfa_required"
     message = "Enter the code from your authenticator app to finish signing in"
+    expires_in = 600
 
     def __init__(self, mfa_token: str, methods: list[str]) -> None:
         super().__init__(None if "otp" in methods else self.without_app)

@@ -19,6 +19,7 @@ PUBLIC_API = {
     "api.accounts.login",
     "api.accounts.login_oauth",
     "api.accounts.refresh_token",
+    "api.second_steps.complete_login",
     "api.passwords.request_password_reset",
     "api.passwords.confirm_password_reset",
     "api.services.revoke_token",

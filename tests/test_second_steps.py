@@ -3,7 +3,6 @@
 import base64
 from datetime import timedelta
 
-import pyotp
 import pytest
 from sqlalchemy import select, text, update
 
@@ -20,9 +19,9 @@ from authsite.errors import (
     SetupTokenInvalid,
     TooManyAttempts,
 )
-from authsite.second_steps import codes, pending, recovery
+from authsite.second_steps import pending, recovery
 from tests import factories, services
-from tests.factories import NEW_PASSWORD, PASSWORD
+from tests.factories import NEW_PASSWORD, PASSWORD, Phone, turn_on
 from tests.test_races import at_once
 
 CLIENT = sessions.Client(ip_address="203.0.113.7", user_agent="curl/8")
@@ -34,30 +33,10 @@ def ada(app_context, time_machine):
     return factories.account()
 
 
-class Phone:
-    """An authenticator app: it knows the secret, and the time."""
-
-    def __init__(self, secret: str) -> None:
-        self._totp = pyotp.TOTP(secret)
-
-    def code(self, offset: int = 0) -> str:
-        return self._totp.generate_otp(codes.step_at(clock.now()) + offset)
-
-
 @pytest.fixture
 def two_step(ada):
     """Ada's phone and recovery codes, half a minute after she has turned two-step sign-in on."""
     return turn_on(ada)
-
-
-def turn_on(account) -> tuple[Phone, list[str]]:
-    held = factories.grant(account)
-    setup = second_steps.apps.begin(account, held.session_id)
-    phone = Phone(setup.secret)
-    made = second_steps.apps.confirm(
-        account, held.session_id, setup_token=setup.setup_token, code=phone.code(-1)
-    )
-    return phone, made.recovery_codes
 
 
 def mfa_token(email: str = "ada@example.com", password: str = PASSWORD, **how) -> str:
@@ -68,7 +47,8 @@ def mfa_token(email: str = "ada@example.com", password: str = PASSWORD, **how) -
 
 
 def complete(token: str, code: str, **how) -> second_steps.SignedIn:
-    return second_steps.complete_with_code(token, code, client=CLIENT, **how)
+    waiting = pending.read(token, is_page=how.pop("is_page", how.get("is_trusted", False)))
+    return second_steps.complete_with_code(waiting, code, client=CLIENT, **how)
 
 
 def session_count(account) -> int:
@@ -233,6 +213,12 @@ def test_a_pending_sign_in_works_once_for_ten_minutes_and_not_after_the_password
         complete(older, phone.code())
 
 
+def test_a_sign_in_that_began_on_a_page_does_not_go_on_in_the_api_nor_the_reverse(ada, two_step):
+    for entrance in ("page", "api"):
+        with pytest.raises(MfaTokenInvalid):
+            pending.read(mfa_token(entrance=entrance), is_page=entrance != "page")
+
+
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "x" * 9000])
 def test_what_is_no_pending_sign_in_is_refused(ada, two_step, token):
     with pytest.raises(MfaTokenInvalid):
@@ -356,20 +342,20 @@ def test_a_trusted_browser_skips_the_step_for_its_days_and_its_user_only(
 ):
     secret = complete(mfa_token(entrance="page"), two_step[0].code(), is_trusted=True).trust.secret
     authenticated = accounts.authenticate(ada.email, PASSWORD)
-    assert second_steps.require(authenticated, entrance="page", trust_secret=secret) == (
+    assert second_steps.require(authenticated, entrance="page", trust_secrets=[secret]) == (
         "password+trusted"
     )
     grace = factories.account("grace@example.com")
     turn_on(grace)
-    assert mfa_token("grace@example.com", entrance="page", trust_secret=secret)
-    assert mfa_token(entrance="page", trust_secret="x" * 43)
+    assert mfa_token("grace@example.com", entrance="page", trust_secrets=[secret])
+    assert mfa_token(entrance="page", trust_secrets=["x" * 43])
     time_machine.shift(timedelta(days=30, seconds=1))
-    assert mfa_token(entrance="page", trust_secret=secret)
+    assert mfa_token(entrance="page", trust_secrets=[secret])
 
 
 def test_no_trust_is_given_over_the_api_nor_where_the_settings_offer_none(ada, two_step, app):
     _phone, paper = two_step
-    assert complete(mfa_token(entrance="api"), paper[0], is_trusted=True).trust is None
+    assert complete(mfa_token(), paper[0], is_page=False, is_trusted=True).trust is None
     app.config["TRUSTED_BROWSER_DAYS"] = 0
     assert complete(mfa_token(entrance="page"), paper[1], is_trusted=True).trust is None
 
@@ -381,13 +367,13 @@ def test_a_copy_of_the_database_opens_nothing(ada, two_step):
     """RS-01's kind: neither secret, code nor cookie stands in it."""
     phone, paper = two_step
     signed_in = complete(mfa_token(entrance="page"), phone.code(), is_trusted=True)
-    secret = base64.b32decode(phone._totp.secret)
+    secret = base64.b32decode(phone.secret)
     dump = ""
     for table in database.Base.metadata.sorted_tables:
         for row in database.rows(text(f"SELECT * FROM {table.name}")):
             dump += repr([bytes(each) if isinstance(each, memoryview) else each for each in row])
     assert "argon2id" in dump
-    for hidden in (phone._totp.secret, repr(secret)[2:-1], signed_in.trust.secret, *paper):
+    for hidden in (phone.secret, repr(secret)[2:-1], signed_in.trust.secret, *paper):
         assert hidden not in dump
         assert hidden.replace("-", "") not in dump
 
@@ -412,7 +398,7 @@ def test_after_a_rotation_of_the_secret_the_app_goes_on_and_is_sealed_anew(ada, 
     assert after != before
     app.config["SECRET_KEY_FALLBACKS"] = []
     opened = sealing.open_("authenticator app", after, belongs_to=ada.id.bytes)
-    assert base64.b32encode(opened.content).decode() == two_step[0]._totp.secret
+    assert base64.b32encode(opened.content).decode() == two_step[0].secret
 
 
 def test_a_secret_that_was_dropped_too_early_refuses_the_app_and_never_skips_the_step(

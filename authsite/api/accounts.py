@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Blueprint, Response, abort
 
-from .. import accounts, registrations, sessions
+from .. import accounts, registrations, second_steps, sessions
 from ..crypto import tokens
 from ..errors import UnsupportedGrantType
 from ..web import authentication, limits
@@ -111,13 +111,14 @@ def update_current_user() -> dict[str, Any]:
 
 
 def _log_in(email: str, password: str, *, entrance: str) -> Response:
-    fallback = "API Client" if entrance == "oauth" else None
-    client = authentication.client(device_name=fallback)
+    client = authentication.client(device_name=answers.NAMELESS.get(entrance))
     authenticated = accounts.authenticate(email, password)
+    way = second_steps.require(authenticated, entrance=entrance)
     grant = sessions.start(
         authenticated.account,
         password_changed_at=authenticated.password_changed_at,
         client=client,
         entrance=entrance,
+        signed_in_with=way,
     )
     return answers.issued_tokens(grant)

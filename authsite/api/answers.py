@@ -19,8 +19,12 @@ def user(account: Account) -> dict[str, Any]:
 
 def session(row: database.Row, *, current: uuid.UUID) -> dict[str, Any]:
     """Return a session as its owner may see it; `current` is the session that asks."""
+    aal, amr = sessions.ASSURANCE[row.signed_in_with]
     return {name: getattr(row, name) for name in SESSION_MEMBERS} | {
-        "is_current": row.id == current
+        "is_current": row.id == current,
+        "aal": aal,
+        "amr": amr,
+        "authenticated_at": row.authenticated_at,
     }
 
 
@@ -59,6 +63,10 @@ def never_stored(response: Response) -> Response:
     response.headers["Cache-Control"] = "no-store"
     response.headers["Pragma"] = "no-cache"
     return response
+
+
+# What a client is called that tells nothing of itself, by its entrance.
+NAMELESS = {"oauth": "API Client"}
 
 
 def message(text: str) -> dict[str, Any]:

@@ -21,6 +21,8 @@ SHELL_VARIABLES = {
     "refresh_token": "$REFRESH_TOKEN",
     "token": "$RESET_TOKEN",
     "session_id": "$SESSION_ID",
+    "mfa_token": "$MFA_TOKEN",
+    "code": "$CODE",
 }
 
 
@@ -164,7 +166,7 @@ def _in_words(schema: dict[str, Any]) -> str:
     if "const" in schema:
         words[0] = json.dumps(schema["const"])
     if "enum" in schema:
-        words[0] = "one of " + ", ".join(schema["enum"])
+        words[0] = "one of " + ", ".join(map(str, schema["enum"]))
     if "maxLength" in schema:
         words[0] += f", {schema.get('minLength', 0)} to {schema['maxLength']} characters"
     elif "minLength" in schema:

@@ -8,7 +8,7 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException, NotFound
 
 from .. import events
-from ..errors import MalformedRequest
+from ..errors import MalformedRequest, SecondStepRequired
 from ..extensions import csrf
 from ..web import authentication, headers
 from . import (
@@ -19,6 +19,7 @@ from . import (
     not_me,
     passwords,
     registrations,
+    second_steps,
     sessions,
     site,
 )
@@ -33,10 +34,14 @@ for _child in (
     not_me.blueprint,
     registrations.blueprint,
     passwords.blueprint,
+    second_steps.blueprint,
     sessions.blueprint,
 ):
     _child.before_request(authentication.from_cookie)
     blueprint.register_blueprint(_child)
+
+# Whichever page a sign-in began on, it is finished on the one of the second step.
+blueprint.register_error_handler(SecondStepRequired, second_steps.ask)
 
 
 @blueprint.before_app_request

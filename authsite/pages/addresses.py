@@ -1,6 +1,6 @@
 """Addresses: confirm one's own by the link that was mailed to it."""
 
-from flask import Blueprint, g, redirect, request, session
+from flask import Blueprint, flash, g, redirect, request, session
 from flask.typing import ResponseReturnValue
 
 from .. import accounts, addresses
@@ -47,9 +47,8 @@ def verify() -> ResponseReturnValue:
         return _verify_page(form)
     except EmailTokenInvalid:
         return _unusable_link()
-    if authenticated.two_step_since:
-        session.pop("verify_email")
-        return answers.done(f"{CONFIRMED} Sign in with your second step.", answers.LOGIN)
+    session.pop("verify_email")
+    flash(CONFIRMED)  # for who is asked for a second step now; else the cookie is emptied
     authentication.sign_in(authenticated._replace(account=account), is_remembered=False)
     return answers.done(CONFIRMED)
 

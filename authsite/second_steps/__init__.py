@@ -8,7 +8,7 @@ switch      on and off: while it is on, an app or a passkey exists
 That a session without it cannot be written is not left to these: `sessions.start` holds it in its INSERT.
 """
 
-from . import apps, codes, recovery, switch
+from . import apps, codes, pending, recovery, switch
 from .signing_in import SignedIn, complete, complete_with_code, methods_of, require, use_code
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "complete",
     "complete_with_code",
     "methods_of",
+    "pending",
     "recovery",
     "require",
     "switch",

@@ -17,9 +17,9 @@ from .. import clock, database
 from ..accounts import Authenticated
 from ..crypto import tokens
 from ..database.models import SpentToken
-from ..errors import MfaTokenInvalid
+from ..errors import MfaTokenInvalid, SecondStepRequired
 
-LIFETIME = timedelta(minutes=10)
+LIFETIME = timedelta(seconds=SecondStepRequired.expires_in)
 _PURPOSE = "pending sign-in"
 
 
@@ -43,14 +43,19 @@ def token_for(authenticated: Authenticated, *, entrance: str, is_remembered: boo
     return tokens.sign(_PURPOSE, orjson.dumps(facts).decode())
 
 
-def read(token: str) -> Pending:
-    """Return the sign-in that a token stands for, or raise MfaTokenInvalid."""
+def read(token: str, *, is_page: bool) -> Pending:
+    """Return the sign-in that a token stands for, or raise MfaTokenInvalid.
+
+    One that began on a page goes on there, and one of the API in the API.
+    """
     text = (
         tokens.unsign(_PURPOSE, token, max_age=LIFETIME) if len(token) <= tokens.MAX_TOKEN else None
     )
     if text is None:
         raise MfaTokenInvalid
     user_id, changed_at, entrance, is_remembered, jti = orjson.loads(text)
+    if (entrance == "page") != is_page:
+        raise MfaTokenInvalid
     return Pending(
         uuid.UUID(user_id), datetime.fromisoformat(changed_at), entrance, is_remembered, jti
     )

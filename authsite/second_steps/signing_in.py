@@ -1,7 +1,7 @@
 """The second step of a sign-in: asked for after the right password, and done once."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import BindParameter, Uuid, bindparam, exists, select
@@ -26,16 +26,17 @@ def require(
     *,
     entrance: str,
     is_remembered: bool = True,
-    trust_secret: str | None = None,
+    trust_secrets: Sequence[str] = (),
 ) -> str:
     """Return how the user has signed in if the password is enough, else raise SecondStepRequired.
 
-    It is where two-step sign-in is off, or the browser's cookie is of one that the user trusts.
+    It is where two-step sign-in is off, or one of the secrets in the browser's cookie is of a trust that
+    the user gave it.
     """
     user_id = authenticated.account.id
     if authenticated.two_step_since is None:
         return "password"
-    if trust_secret and sessions.is_trusted(user_id, trust_secret):
+    if any(sessions.is_trusted(user_id, secret) for secret in trust_secrets):
         return "password+trusted"
     token = pending.token_for(authenticated, entrance=entrance, is_remembered=is_remembered)
     events.record("second_step", outcome="required", user_id=user_id, entrance=entrance)
@@ -50,14 +51,17 @@ def methods_of(user_id: uuid.UUID) -> list[str]:
 
 
 def complete_with_code(
-    mfa_token: str, code: str, *, client: sessions.Client, is_trusted: bool = False
+    waiting: pending.Pending,
+    code: str,
+    *,
+    client: sessions.Client,
+    is_trusted: bool = False,
 ) -> SignedIn:
     """Sign in with a code of the app or a recovery code.
 
     Raise MfaTokenInvalid, InvalidCode or TooManyAttempts. Wrong codes are counted by account, before they
     are looked at; only a right second step clears the count, never a right password.
     """
-    waiting = pending.read(mfa_token)
     with throttling.second_step(waiting.user_id) as attempt:
         signed_in = complete(
             waiting, lambda user_id: use_code(user_id, code), client=client, is_trusted=is_trusted

@@ -9,7 +9,13 @@ This is the one face of the package; inside, each statement stands beside its ve
 """
 
 from .cleanup import count_before, delete_dead, statistics
-from .columns import ABSOLUTE_LIFETIME, IDLE_LIFETIME, IDLE_LIFETIME_OF_BROWSER_SESSION, Grant
+from .columns import (
+    ABSOLUTE_LIFETIME,
+    ASSURANCE,
+    IDLE_LIFETIME,
+    IDLE_LIFETIME_OF_BROWSER_SESSION,
+    Grant,
+)
 from .ending import delete_own_dead, end, end_all, end_everywhere, find_owner
 from .listing import ENDED_ARE_SHOWN_FOR, active_for, find_own, recently_ended_for, rename
 from .resuming import (
@@ -28,6 +34,7 @@ from .trusted import Trust, distrust_all, distrust_device, is_trusted, trust, tr
 
 __all__ = [
     "ABSOLUTE_LIFETIME",
+    "ASSURANCE",
     "ENDED_ARE_SHOWN_FOR",
     "IDLE_LIFETIME",
     "IDLE_LIFETIME_OF_BROWSER_SESSION",

@@ -14,6 +14,19 @@ IDLE_LIFETIME_OF_BROWSER_SESSION = timedelta(hours=12)
 ABSOLUTE_LIFETIME = timedelta(days=30)
 
 
+# By what a session was signed in with: its authenticator assurance level (NIST SP 800-63B-4) and its methods
+# (RFC 8176). A trusted browser's cookie is no authenticator. `pop`, since where a passkey is kept nobody
+# attests.
+ASSURANCE: dict[str, tuple[int, list[str]]] = {
+    "password": (1, ["pwd"]),
+    "password+trusted": (1, ["pwd"]),
+    "password+app": (2, ["pwd", "otp", "mfa"]),
+    "password+recovery": (2, ["pwd", "otp", "mfa"]),
+    "password+passkey": (2, ["pwd", "pop", "user", "mfa"]),
+    "passkey": (2, ["pop", "user", "mfa"]),
+}
+
+
 class Grant(NamedTuple):
     """What a client gets to hold of a session: for the API `jti`, for a browser `cookie_secret`.
 
@@ -76,5 +89,7 @@ SHOWN_COLUMNS = (
     UserSession.ended_at,
     UserSession.end_reason,
     UserSession.ended_from,
+    UserSession.signed_in_with,
+    UserSession.authenticated_at,
 )
 LAST_USED_FIRST = (UserSession.last_used_at.desc(), UserSession.id.desc())

@@ -26,7 +26,16 @@ from flask import (
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from werkzeug.exceptions import HTTPException
 
-from .. import accounts, activity, clock, database, service_clients, sessions, step_up
+from .. import (
+    accounts,
+    activity,
+    clock,
+    database,
+    second_steps,
+    service_clients,
+    sessions,
+    step_up,
+)
 from ..clients import places
 from ..crypto import tokens
 from ..database.models import MAX_USER_AGENT
@@ -43,9 +52,11 @@ HINTS = (
 MAX_BASIC = 512
 DEVICE_ID_HEADER = "X-Device-Id"
 DEVICE_COOKIE_LIFETIME = timedelta(days=400)  # browsers keep none for longer
+MAX_TRUSTS = 4  # so many people may have one browser trusted at a time
 SIGNED_OUT_ELSEWHERE = "This device was signed out. Sign in again to continue."
 View = TypeVar("View", bound=Callable[..., Any])
 _DEVICE_ID = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
+_TRUST_SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 _DEVICE_COOKIE = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
@@ -215,21 +226,52 @@ def find_form() -> tuple[str, Mapping[str, Any]] | None:
 
 
 def sign_in(authenticated: accounts.Authenticated, *, is_remembered: bool) -> None:
-    """Start a session for this browser; raise InvalidCredentials if the password has just changed."""
+    """Start a session for this browser, if the password is enough; else raise SecondStepRequired.
+
+    Raise InvalidCredentials if the password has just changed.
+    """
     device = browser()
+    way = second_steps.require(
+        authenticated,
+        entrance="page",
+        is_remembered=is_remembered,
+        trust_secrets=_trust_secrets(),
+    )
     grant = sessions.start(
         authenticated.account,
         password_changed_at=authenticated.password_changed_at,
         client=device,
         entrance="page",
         is_remembered=is_remembered,
+        signed_in_with=way,
     )
+    _take_over(grant, device, is_remembered=is_remembered)
+
+
+def complete_sign_in(waiting: second_steps.pending.Pending, code: str, *, is_trusted: bool) -> None:
+    """Start the session of a pending sign-in for this browser, trusted from now on if it is to be.
+
+    Raise MfaTokenInvalid, InvalidCode or TooManyAttempts.
+    """
+    device = browser()
+    signed_in = second_steps.complete_with_code(waiting, code, client=device, is_trusted=is_trusted)
+    _take_over(signed_in.grant, device, is_remembered=signed_in.is_remembered)
+    if signed_in.trust:
+        # Of several people who share a browser each has a secret of their own: used again for another, one
+        # that was copied before a change of password would be good again.
+        secrets_held = [signed_in.trust.secret, *_trust_secrets()][:MAX_TRUSTS]
+        days = signed_in.trust.expires_at - clock.now()
+        _set_cookie(_trust_cookie_name(), ".".join(secrets_held), days)
+
+
+def _take_over(grant: sessions.Grant, device: sessions.Client, *, is_remembered: bool) -> None:
+    """Put a new session in this browser, in place of the one that it had."""
     earlier = g.pop("session", None)
     if earlier is not None:
         # Its cookie is about to be overwritten: nobody could use the session again.
         sessions.end(earlier.account.id, earlier.id, reason="replaced")
     remember(grant, is_remembered=is_remembered)
-    _set_device_cookie(str(device.device_id))
+    _set_cookie(_device_cookie_name(), str(device.device_id), DEVICE_COOKIE_LIFETIME)
 
 
 def remember(grant: sessions.Grant, *, is_remembered: bool) -> None:
@@ -299,12 +341,20 @@ def browser() -> sessions.Client:
     return _client(given if is_ours else secrets.token_urlsafe(16), None)
 
 
-def _set_device_cookie(device_id: str) -> None:
+def _trust_secrets() -> list[str]:
+    """Return what this browser's cookie holds of trusts; whose they are, only the rows tell."""
+    held = request.cookies.get(_trust_cookie_name(), "")
+    if len(held) > MAX_TRUSTS * 44:
+        return []
+    return [each for each in held.split(".") if _TRUST_SECRET.fullmatch(each)]
+
+
+def _set_cookie(name: str, value: str, lifetime: timedelta) -> None:
     def add(response: Response) -> Response:
         response.set_cookie(
-            _device_cookie_name(),
-            device_id,
-            max_age=DEVICE_COOKIE_LIFETIME,
+            name,
+            value,
+            max_age=lifetime,
             path="/",
             secure=current_app.config["SESSION_COOKIE_SECURE"],
             httponly=True,
@@ -317,6 +367,10 @@ def _set_device_cookie(device_id: str) -> None:
 
 def _device_cookie_name() -> str:
     return ("__Host-" if current_app.config["IS_PRODUCTION"] else "") + "authsite-device"
+
+
+def _trust_cookie_name() -> str:
+    return ("__Host-" if current_app.config["IS_PRODUCTION"] else "") + "authsite-trust"
 
 
 def client(*, device_name: str | None = None) -> sessions.Client:

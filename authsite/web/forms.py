@@ -24,6 +24,7 @@ from ..errors import InvalidInput, MalformedRequest, UnsupportedMediaType, WeakP
 from . import headers
 
 MAX_TOKEN = 4096
+MAX_CODE = 128
 MAX_DEPTH = 32
 EMAIL_FORMAT = "Enter an email address in the correct format, like name@example.com"
 
@@ -267,6 +268,23 @@ class PasswordForm(Form):
     password = PasswordField(
         "Password", validators=[Text("Enter your password", most=4096, name="Password")]
     )
+
+
+class CodeForm(Form):
+    """The second step of a sign-in on a page, which keeps the pending one in its cookie."""
+
+    code = StringField("Code", validators=[Text("Enter the code", most=MAX_CODE, name="Code")])
+    trust = BooleanField("Do not ask on this browser again")
+
+
+class SecondStepForm(Form):
+    """The API's."""
+
+    mfa_token = StringField(
+        "Pending sign-in",
+        validators=[Text("Give the mfa_token of the sign-in", most=MAX_TOKEN)],
+    )
+    code = StringField("Code", validators=[Text("Enter the code", most=MAX_CODE, name="Code")])
 
 
 class StepUpForm(Form):

@@ -73,6 +73,7 @@ OPERATIONS: dict[str, Operation] = {}
 INPUTS = {
     "email": "Upper and lower case are the same, and so are the two spellings of a domain beyond ASCII.",
     "password": "The password, to the letter.",
+    "mfa_token": "What the refusal mfa_required has under this name.",
     "code": "A code of the authenticator app, or a recovery code.",
     "first_name": "Given name.",
     "last_name": "Family name.",
@@ -425,6 +426,8 @@ def _problem_example(error: AuthsiteError | HTTPStatus, place: Place) -> dict[st
         "request_id": "3f6b2c1d-4e5f-4a57-9b1d-7c4e01936f2a",
         "errors": [{"code": code, "message": text, "field": field} for field, text in members],
     }
+    if isinstance(error, AuthsiteError):
+        problem |= problems.extensions_of(error)
     if place.is_oauth:
         oauth_errors: Mapping[Any, str] = problems.OAUTH_ERRORS
         problem["error"] = oauth_errors.get(type(error), "invalid_request")

@@ -1,7 +1,9 @@
 """One table from failures to statuses; problem details (RFC 9457) under /api, a page elsewhere."""
 
 import contextlib
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -80,7 +82,11 @@ OAUTH_ERRORS = {
     errors.InactiveAccount: "invalid_grant",
     errors.EmailNotVerified: "invalid_grant",
     errors.UnsupportedGrantType: "unsupported_grant_type",
+    errors.SecondStepRequired: "mfa_required",  # Auth0's word, which its clients understand
 }
+
+# What a failure knows beside its words and a client needs, as members of the problem (RFC 9457 §3.2).
+EXTENSIONS = ("max_age", "mfa_token", "expires_in", "methods")
 
 # How to authenticate after a 401 of this code, where it is not a bearer token that is missing (RFC 6750 §3);
 # or how freshly (RFC 9470 §3).
@@ -111,6 +117,11 @@ def status_of(error: errors.AuthsiteError) -> int:
     return STATUSES[type(error)]
 
 
+def extensions_of(error: errors.AuthsiteError) -> dict[str, Any]:
+    """Return the members that a failure adds to its problem."""
+    return {name: getattr(error, name) for name in EXTENSIONS if hasattr(error, name)}
+
+
 def answer(
     status: int,
     *,
@@ -119,13 +130,13 @@ def answer(
     detail: str | None = None,
     oauth_error: str | None = None,
     retry_after: int | None = None,
-    max_age: int | None = None,
+    extensions: Mapping[str, Any] = MappingProxyType({}),
 ) -> Response:
     """Return the error as problem details or as a page, by the request's path."""
     default_code, default_detail = CODES.get(status, CODES[500 if status >= 500 else 400])
     code, detail = code or default_code, detail or default_detail
     if headers.is_api():
-        more: dict[str, Any] = {} if max_age is None else {"max_age": max_age}
+        more = dict(extensions)
         if request.endpoint in OAUTH_ENDPOINTS:
             more |= {"error": oauth_error or "invalid_request", "error_description": detail}
         response = _problem(status, code, detail, members or [(None, detail)], more)
@@ -133,7 +144,7 @@ def answer(
         response = _page(status, retry_after, None if detail == default_detail else detail)
     if status == HTTPStatus.UNAUTHORIZED:
         challenge = CHALLENGES.get(code, "Bearer")
-        response.headers["WWW-Authenticate"] = challenge.format(detail=detail, max_age=max_age)
+        response.headers["WWW-Authenticate"] = challenge.format(detail=detail, **extensions)
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response
@@ -203,7 +214,7 @@ def _on_authsite_error(error: errors.AuthsiteError) -> Response:
         detail=error.message,
         oauth_error=OAUTH_ERRORS.get(type(error)),
         retry_after=getattr(error, "retry_after", None),
-        max_age=getattr(error, "max_age", None),
+        extensions=extensions_of(error),
     )
 
 

@@ -64,6 +64,7 @@ CODES = {
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIuLi4ifQ.c2lnbmF0dXJl"  # noqa: S105
 EMAIL_TOKEN = "ImFkYSI.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
+MFA_TOKEN = "WyIwMTkzIl0.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
 REGISTRATION_TOKEN = "ImNsYWltIg.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
 ID = {"type": "string", "format": "uuid", "examples": ["01936f2a-7c4e-7b1d-9a57-3f6b2c1d4e5f"]}
 TIME = {"type": "string", "format": "date-time", "description": "In UTC, ending in Z."}
@@ -98,6 +99,9 @@ SESSION = {
     "os": "Windows",
     "device_type": "desktop",
     "is_current": True,
+    "aal": 2,
+    "amr": ["pwd", "otp", "mfa"],
+    "authenticated_at": "2026-11-23T17:58:00.500000Z",
 }
 
 
@@ -168,6 +172,21 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "is_current": {
                 "type": "boolean",
                 "description": "Whether it is the session of the access token that asks.",
+            },
+            "aal": {
+                "type": "integer",
+                "enum": [1, 2],
+                "description": "Authenticator assurance level (NIST SP 800-63B-4): 2 after a second step.",
+            },
+            "amr": {
+                "type": "array",
+                "items": text(),
+                "description": "How its user signed in, in the words of RFC 8176.",
+            },
+            "authenticated_at": or_null(TIME)
+            | {
+                "description": "When its user last proved who they are, in UTC. Null for sessions of this"
+                " API, whose access token says it, and where a browser that is trusted was not asked."
             },
         },
         examples=[SESSION],
@@ -330,6 +349,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                             "invalid_client",
                             "invalid_grant",
                             "unsupported_grant_type",
+                            "mfa_required",
                         ],
                     },
                     "error_description": text(),

@@ -1,5 +1,7 @@
 """OAuth's password grant, as an OAuth library of a client sees it, against the real server."""
 
+import re
+
 import pytest
 from oauthlib.oauth2 import (
     InvalidGrantError,
@@ -9,8 +11,10 @@ from oauthlib.oauth2 import (
 )
 from requests_oauthlib import OAuth2Session
 
+from authsite import create_app, database
+from tests import services
 from tests.api.conftest import EMAIL, V1
-from tests.factories import NEW_PASSWORD, PASSWORD
+from tests.factories import NEW_PASSWORD, PASSWORD, account, turn_on
 
 
 @pytest.fixture
@@ -62,3 +66,29 @@ def test_an_oauth_client_is_told_that_its_request_is_invalid(session, site):
         fetch(session, site, username="x" * 300)
     assert refusal.value.error == "invalid_request"
     assert not session.authorized
+
+
+def test_the_client_in_the_readme_finishes_a_sign_in_that_wants_a_second_step(session, site):
+    """AP-18: what the library raises for `mfa_required`, and the ten lines that go on from there."""
+    app = create_app(site.environ)
+    with app.app_context():
+        phone, _ = turn_on(account("two-step@example.com"))
+        database.engine().dispose()
+    with pytest.raises(OAuth2Error) as refusal:
+        fetch(session, site, username="two-step@example.com")
+    assert refusal.value.error == "mfa_required"
+    assert not session.authorized
+    readme = (services.ROOT / "README.md").read_text()
+    (client,) = re.findall(r"```python\n(from oauthlib.*?)```", readme, re.S)
+    exec(client, names := {})
+    asked = []
+    signed_in = names["sign_in"](
+        f"{site.url}{V1}",
+        "two-step@example.com",
+        PASSWORD,
+        lambda methods: asked.append(methods) or phone.code(),
+    )
+    assert asked == [["otp", "recovery_code"]]
+    assert signed_in.get(f"{site.url}{V1}/auth/me").json()["email"] == "two-step@example.com"
+    with pytest.raises(InvalidGrantError):
+        names["sign_in"](f"{site.url}{V1}", "two-step@example.com", "not it", lambda _: "")

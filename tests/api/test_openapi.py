@@ -34,8 +34,9 @@ from tests.api.conftest import (
     registration_token,
     reset_token_from_outbox,
     session_id,
+    try_login,
 )
-from tests.factories import PASSWORD
+from tests.factories import PASSWORD, turn_on
 
 OPERATION_IDS = {
     ("POST", "/auth/register"): "register",
@@ -64,6 +65,7 @@ OPERATION_IDS = {
     ("GET", "/users/me/activity"): "list_activity",
     ("GET", "/auth/step-up"): "get_step_up",
     ("POST", "/auth/step-up"): "confirm_step_up",
+    ("POST", "/auth/login/second-step"): "complete_login",
     ("GET", "/openapi.json"): "openapi_document",
     ("GET", "/docs"): "docs",
 }
@@ -405,6 +407,14 @@ def run(client, command, shell):
     return client.open(address.path, method=method, headers=headers, data=fields or body)
 
 
+def begun(client):
+    """Return the phone of an account with two-step sign-in, and a sign-in that waits for its code."""
+    register(client)
+    with client.application.app_context():
+        phone, _ = turn_on(accounts.find_by_email(EMAIL))
+    return phone, try_login(client).get_json()["mfa_token"]
+
+
 def claimed(client, document):
     """Register where addresses are confirmed first, and return the token of the link."""
     client.application.config["EMAIL_VERIFICATION"] = "required"
@@ -415,13 +425,17 @@ def claimed(client, document):
 
 
 SHELL_VARIABLES = ("ACCESS_TOKEN", "REFRESH_TOKEN", "SESSION_ID", "RESET_TOKEN", "EMAIL_TOKEN")
+SHELL_VARIABLES += ("MFA_TOKEN", "CODE")
 
 
 @pytest.mark.parametrize("operation_id", OPERATION_IDS.values())
 def test_each_command_on_the_page_is_answered_as_documented(client, document, page, operation_id):
     """AP-20, AP-19: no member is answered that is not documented."""
     shell = dict.fromkeys(SHELL_VARIABLES, "")
-    if operation_id == "confirm_registration":
+    if operation_id == "complete_login":
+        phone, mfa_token = begun(client)
+        shell = {"MFA_TOKEN": mfa_token, "CODE": phone.code()}
+    elif operation_id == "confirm_registration":
         shell = {"REGISTRATION_TOKEN": claimed(client, document)}
     elif operation_id != "register":
         shell = variables(client)
@@ -540,6 +554,20 @@ def unverified(operation_id):
     return refused
 
 
+def with_second_step(operation_id):
+    def refused(client, document):
+        begun(client)
+        return call(client, document, operation_id)
+
+    return refused
+
+
+def with_wrong_code(client, document):
+    _phone, mfa_token = begun(client)
+    body = {"mfa_token": mfa_token, "code": "000000"}
+    return call(client, document, "complete_login", json=body)
+
+
 def with_claim(*, is_taken=False, **members):
     def refused(client, document):
         body = {"token": claimed(client, document), "password": PASSWORD} | members
@@ -573,6 +601,11 @@ REFUSALS = [
     ("login", 401, "invalid_credentials", with_account("login", json=WRONG)),
     ("login", 401, "inactive_account", inactive("login")),
     ("login", 401, "email_not_verified", unverified("login")),
+    ("login", 403, "mfa_required", with_second_step("login")),
+    ("login_oauth", 403, "mfa_required", with_second_step("login_oauth")),
+    ("complete_login", 400, "mfa_token_invalid", plainly("complete_login")),
+    ("complete_login", 403, "invalid_code", with_wrong_code),
+    ("complete_login", 422, "validation_error", plainly("complete_login", json={"code": "1"})),
     ("login", 422, "validation_error", with_account("login", headers={"X-Device-Id": "\x7f"})),
     ("login", 429, "rate_limited", too_often("login")),
     ("login_oauth", 400, "validation_error", plainly("login_oauth", data={"grant_type": "code"})),

@@ -1,7 +1,27 @@
 """The descriptions of all endpoints: an entry for each, beside its noun; a test fails while one lacks."""
 
 from ...web import openapi
-from . import accounts, activity, addresses, documentation, passwords, services, sessions, step_up
+from . import (
+    accounts,
+    activity,
+    addresses,
+    documentation,
+    passwords,
+    second_steps,
+    services,
+    sessions,
+    step_up,
+)
 
-for _noun in (accounts, addresses, passwords, step_up, sessions, activity, services, documentation):
+for _noun in (
+    accounts,
+    addresses,
+    passwords,
+    step_up,
+    second_steps,
+    sessions,
+    activity,
+    services,
+    documentation,
+):
     openapi.OPERATIONS.update(_noun.OPERATIONS)

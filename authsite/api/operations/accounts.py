@@ -10,13 +10,16 @@ from ...errors import (
     InvalidCredentials,
     RefreshTokenExpired,
     RefreshTokenInvalid,
+    SecondStepRequired,
     SessionRevoked,
     UnsupportedGrantType,
     WrongCurrentPassword,
 )
 from ...web import forms, shapes
 from ...web.openapi import Operation
-from .words import LOCKOUT, PASSWORD
+from .words import LOCKOUT, PASSWORD, SECOND_STEP
+
+MFA_REQUIRED = SecondStepRequired(shapes.MFA_TOKEN, ["otp", "recovery_code"])
 
 # By endpoint; the last part of its name is the operation id.
 OPERATIONS: dict[str, Operation] = {
@@ -56,18 +59,18 @@ OPERATIONS: dict[str, Operation] = {
     "api.accounts.login": Operation(
         "Sign in",
         "Begins a session for this device and answers with its tokens. An unknown address and a wrong"
-        f" password get the same answer. {LOCKOUT}",
+        f" password get the same answer. {SECOND_STEP} {LOCKOUT}",
         "Tokens",
         form=forms.LoginForm,
         example={"email": "ada@example.com", "password": PASSWORD},
-        errors=(InvalidCredentials(), InactiveAccount(), EmailNotVerified()),
+        errors=(InvalidCredentials(), InactiveAccount(), EmailNotVerified(), MFA_REQUIRED),
         takes_device_id=True,
     ),
     "api.accounts.login_oauth": Operation(
         "Sign in with OAuth's password grant",
         "The same as `POST /api/v1/auth/login`, and counted with it, for OAuth libraries (RFC 6749 §4.3):"
         " a form instead of JSON, and errors that also have the members `error` and `error_description`."
-        f" `scope` is ignored. Credentials in the query string are refused. {LOCKOUT}",
+        f" `scope` is ignored. Credentials in the query string are refused. {SECOND_STEP} {LOCKOUT}",
         "Tokens",
         form=forms.OAuthPasswordForm,
         example={"grant_type": "password", "username": "ada@example.com", "password": PASSWORD},
@@ -75,6 +78,7 @@ OPERATIONS: dict[str, Operation] = {
             InvalidCredentials(),
             InactiveAccount(),
             EmailNotVerified(),
+            MFA_REQUIRED,
             UnsupportedGrantType(field="grant_type"),
         ),
         takes_device_id=True,
