@@ -51,6 +51,16 @@ MAILS = {
     "token_reuse": lambda: emails.token_reuse(
         USER, "Chrome on Windows", NOON, session_id=uuid.UUID(int=7)
     ),
+    "data_exported": lambda: emails.data_exported(
+        USER,
+        exported_at=NOON,
+        session_id=uuid.UUID(int=7),
+        device_name="Chrome on Windows",
+        ip_address="203.0.113.7",
+    ),
+    "exported by an operator": lambda: emails.data_exported(
+        USER, exported_at=NOON, session_id=None, device_name=None, ip_address=None
+    ),
     "signed_out": lambda: emails.signed_out(
         USER,
         count=2,
@@ -61,6 +71,7 @@ MAILS = {
     ),
 }
 WITH_LINK = {
+    "data_exported",
     "password_changed",
     "changed by an operator",
     "new_device",
@@ -78,6 +89,8 @@ SUBJECTS = {
     "signed_out": "Devices of your Acme Notes account were signed out",
     "registration": "Finish creating your Acme Notes account",
     "already_registered": "You already have an account at Acme Notes",
+    "data_exported": "Your Acme Notes data was downloaded",
+    "exported by an operator": "Your Acme Notes data was downloaded",
     "token_reuse": "Acme Notes signed out a device for your safety",
 }
 HOSTILE = [
@@ -230,6 +243,16 @@ CORE = {
         f"{BASE}/forgot-password",
         "If it was not you, do nothing.",
     ],
+    "data_exported": [
+        "Chrome on Windows",
+        "203.0.113.7",
+        "1 March 2026, 12:04 UTC",
+        "has downloaded all data in it",
+        "Not you? Sign that device out here.",
+        f"{BASE}/not-me?token=",
+        f"{BASE}/forgot-password",
+    ],
+    "exported by an operator": ["An operator of Acme Notes has made a copy of all data"],
     "token_reuse": [
         "Chrome on Windows",
         "1 March 2026, 12:04 UTC",

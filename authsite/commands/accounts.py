@@ -5,7 +5,7 @@ import sys
 import click
 from flask import current_app
 
-from .. import accounts, addresses, passwords, sessions
+from .. import accounts, addresses, exports, passwords, sessions
 from ..web.forms import RegisterForm
 from .shell import blueprint, reporting
 
@@ -68,6 +68,15 @@ def set_password(email: str) -> None:
     account = accounts.find_by_email(email)
     passwords.set_by_operator(account.email, _read_password())
     click.echo(f"Changed the password of {account.email}. All its sessions ended.")
+
+
+@blueprint.cli.command("export-user")
+@click.argument("email")
+@reporting
+def export_user(email: str) -> None:
+    """Print all that is held of an account as JSON, for whoever asked for it by letter; its owner is told."""
+    for piece in exports.export_for_operator(email):
+        click.echo(piece, nl=False)
 
 
 @blueprint.cli.command("revoke-sessions")

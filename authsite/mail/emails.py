@@ -127,6 +127,27 @@ def signed_out(
     )
 
 
+def data_exported(
+    user_id: uuid.UUID,
+    *,
+    exported_at: datetime,
+    session_id: uuid.UUID | None,
+    device_name: str | None,
+    ip_address: str | None,
+) -> Mail:
+    """Return the notice that somebody has taken a copy of all data; without a device an operator did."""
+    return Mail(
+        user_id,
+        "data_exported",
+        {
+            "exported_at": exported_at.isoformat(),
+            "session_id": session_id and str(session_id),
+            "device_name": device_name,
+            "ip_address": ip_address,
+        },
+    )
+
+
 def verify_email(user_id: uuid.UUID, *, requested_at: datetime) -> Mail:
     """Return the mail that asks the owner of an account to confirm its address."""
     return Mail(user_id, "verify_email", {"requested_at": requested_at.isoformat()})
@@ -216,7 +237,8 @@ def _reported(mail: Mail) -> str | None:
     """
     if mail.name == "password_changed":
         return f"password:{mail.user_id}:{mail.facts['changed_at']}"
-    kind = {"new_device": "session", "token_reuse": "reuse"}.get(mail.name)
+    kinds = {"new_device": "session", "data_exported": "session", "token_reuse": "reuse"}
+    kind = kinds.get(mail.name)
     session_id = mail.facts.get("session_id")
     return f"{kind}:{mail.user_id}:{session_id}" if kind and session_id else None
 

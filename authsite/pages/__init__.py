@@ -16,6 +16,7 @@ from . import (
     activity,
     addresses,
     answers,
+    exports,
     not_me,
     passwords,
     registrations,
@@ -35,6 +36,7 @@ for _child in (
     registrations.blueprint,
     passwords.blueprint,
     second_steps.blueprint,
+    exports.blueprint,
     sessions.blueprint,
 ):
     _child.before_request(authentication.from_cookie)

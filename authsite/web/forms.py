@@ -325,6 +325,10 @@ class ConfirmingForm(Form):
         return (self[name].data or "") if name in self else ""
 
 
+class ExportForm(ConfirmingForm):
+    """Asks for the file; there is nothing to say but who it is."""
+
+
 class NewPasswordForm(Form):
     """The page's: its link stands in the cookie."""
 

@@ -222,6 +222,28 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             }
         ],
     ),
+    "Export": _object(
+        "All that is held of a person.",
+        {
+            "format": {"type": "string", "const": "authsite-export/1"},
+            "exported_at": TIME,
+            "about": {
+                "type": "object",
+                "description": "What the data is for, how long it is kept and where it came from.",
+            },
+            "account": {"type": "object"},
+            "authenticator_apps": {"type": "array", "items": {"type": "object"}},
+            "trusted_browsers": {"type": "array", "items": {"type": "object"}},
+            "password_resets": {"type": "array", "items": {"type": "object"}},
+            "sessions": {"type": "array", "items": {"type": "object"}},
+            "activity": {"type": "array", "items": {"type": "object"}},
+            "counts": {
+                "type": "object",
+                "description": "The lengths of the lists.",
+                "additionalProperties": {"type": "integer"},
+            },
+        },
+    ),
     "Activity": _object(
         "What happened in an account.",
         {

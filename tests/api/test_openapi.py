@@ -63,6 +63,7 @@ OPERATION_IDS = {
     ("POST", "/users/me/email/verification"): "request_email_verification",
     ("POST", "/users/me/email/verify"): "verify_email",
     ("GET", "/users/me/activity"): "list_activity",
+    ("GET", "/users/me/export"): "export_my_data",
     ("GET", "/auth/step-up"): "get_step_up",
     ("POST", "/auth/step-up"): "confirm_step_up",
     ("POST", "/auth/login/second-step"): "complete_login",

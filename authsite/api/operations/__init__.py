@@ -6,6 +6,7 @@ from . import (
     activity,
     addresses,
     documentation,
+    exports,
     passwords,
     second_steps,
     services,
@@ -21,6 +22,7 @@ for _noun in (
     second_steps,
     sessions,
     activity,
+    exports,
     services,
     documentation,
 ):

@@ -1,0 +1,190 @@
+"""A copy of all that is held of a person (GDPR art. 15 and 20), as one JSON document, written as it is read.
+
+Never what would help a thief: no hash, token id or digest. Rows come in short reads by their key, so neither
+the database nor a worker ever holds the whole; the clean-up may run meanwhile.
+"""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+from flask import current_app
+from sqlalchemy import Select, Uuid, bindparam, select
+
+from . import accounts, activity, clock, database, events, sessions
+from .database.models import (
+    Account,
+    AccountEvent,
+    AuthenticatorApp,
+    PasswordReset,
+    TrustedBrowser,
+    User,
+    UserSession,
+)
+from .errors import UnknownAccount
+from .mail import emails, outbox
+
+FORMAT = "authsite-export/1"
+BATCH = 200
+
+
+def export(
+    account: Account, *, by: sessions.Resumed | None, ip_address: str | None
+) -> Iterator[bytes]:
+    """Note that the data leaves, mail it to the owner, and return the document in pieces.
+
+    `by` is the session that asks, None at the command line. Reading them raises UnknownAccount where the
+    account goes meanwhile: the document is cut then and no valid JSON.
+    """
+    now = clock.now()
+    with database.transaction():
+        activity.record("data_exported", account.id)
+        outbox.queue(
+            emails.data_exported(
+                account.id,
+                exported_at=now,
+                session_id=by and by.id,
+                device_name=by and by.device_name,
+                ip_address=ip_address,
+            )
+        )
+    events.record("export", user_id=account.id, session_id=by and by.id)
+    return _document(account.id, now)
+
+
+def export_for_operator(email: str) -> Iterator[bytes]:
+    """Return the document of the account of this address; raise UnknownAccount."""
+    return export(accounts.find_by_email(email), by=None, ip_address=None)
+
+
+def _document(user_id: uuid.UUID, now: datetime) -> Iterator[bytes]:
+    head: dict[str, Any] = {
+        "format": FORMAT,
+        "exported_at": now,
+        "about": _about(),
+        "account": _account(user_id),
+    }
+    for name, few in FEW.items():
+        head[name] = [dict(row._mapping) for row in database.rows(few, {"owner_id": user_id})]
+    yield _json(head)[:-1]
+    counts: dict[str, int] = {}
+    for name, statement in LISTS.items():
+        counts[name] = 0
+        yield b',"%s":[' % name.encode()
+        for batch in _batches(statement, user_id, now):
+            yield (b"," if counts[name] else b"") + _json(batch)[1:-1]
+            counts[name] += len(batch)
+        yield b"]"
+    # Of an account that went meanwhile the rest would look like all there was.
+    _account(user_id)
+    yield b',"counts":' + _json(counts) + b"}\n"
+
+
+def _account(user_id: uuid.UUID) -> dict[str, Any]:
+    row = database.row(_ACCOUNT, {"owner_id": user_id})
+    if row is None:
+        raise UnknownAccount
+    return dict(row._mapping)
+
+
+def _batches(
+    statement: Select[Any], user_id: uuid.UUID, now: datetime
+) -> Iterator[Sequence[dict[str, Any]]]:
+    """Yield the rows of a list, oldest first; what is added while it is read is not of this copy."""
+    key = {"owner_id": user_id, "end": database.first_uuid7(now + timedelta(milliseconds=1))}
+    last = uuid.UUID(int=0)
+    while batch := database.rows(statement, key | {"last": last}):
+        yield [_told(row) for row in batch]
+        last = batch[-1].id
+
+
+def _told(row: database.Row) -> dict[str, Any]:
+    told = dict(row._mapping)
+    if told.get("entrance") == "page":
+        told["device_id"] = None  # the value of the browser's cookie, to be known to nobody else
+    return told
+
+
+def _about() -> dict[str, Any]:
+    days: int = current_app.config["ACTIVITY_KEEP_DAYS"]
+    return {
+        "purposes": ["to sign you in", "to show you where you are signed in and what happened"],
+        "retention": {
+            "account": "until it is deleted",
+            "sessions": f"{sessions.ENDED_ARE_SHOWN_FOR.days} days after they end",
+            "activity": f"{days} days",
+        },
+        "sources": ["what you typed", "what your devices sent along when they asked for something"],
+    }
+
+
+def _json(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_UTC_Z)
+
+
+# What is told of each row; the rest is of use to a thief only.
+ACCOUNT = (
+    *Account._fields,
+    "password_changed_at",
+    "two_step_since",
+)
+SESSION = (
+    *("id", "device_name", "given_name", "browser", "os", "device_type", "device_id"),
+    *("entrance", "signed_in_with", "is_remembered", "user_agent"),
+    *("ip_address", "location_city", "location_country"),
+    *("created_at", "authenticated_at", "last_used_at", "rotated_at"),
+    *("expires_at", "absolute_expires_at", "ended_at", "end_reason", "ended_from"),
+)
+APP = ("created_at", "last_used_at")
+RESET = ("created_at", "expires_at", "ended_at")
+TRUSTED = ("device_name", "ip_address", "created_at", "last_used_at", "expires_at")
+
+_OWNER = bindparam("owner_id", type_=Uuid())
+
+
+def _of_user(table: type[database.Base], *columns: Any) -> Select[Any]:
+    """Return the statement that reads columns of the user's rows from one key to another."""
+    keys = table.__table__.c
+    return select(*columns).where(
+        keys.user_id == _OWNER,
+        keys.id > bindparam("last", type_=Uuid()),
+        keys.id < bindparam("end", type_=Uuid()),
+    )
+
+
+# The user's own are found first: there is no index by user and key, and PostgreSQL, which sees that few are
+# wanted and in which order, may walk the key of everybody's sessions instead.
+_OWN_SESSIONS = _of_user(UserSession, UserSession.id).cte("own").prefix_with("MATERIALIZED")
+_NEXT_SESSIONS = select(_OWN_SESSIONS.c.id).order_by(_OWN_SESSIONS.c.id).limit(BATCH)
+_SESSIONS = (
+    select(*(UserSession.__table__.c[name] for name in SESSION))
+    .where(UserSession.user_id == _OWNER, UserSession.id.in_(_NEXT_SESSIONS))
+    .order_by(UserSession.id)
+)
+EVENT = tuple(each.name for each in AccountEvent.__table__.c if each.name != "user_id")
+_EVENTS = (
+    _of_user(AccountEvent, *(AccountEvent.__table__.c[name] for name in EVENT))
+    .order_by(AccountEvent.id)
+    .limit(BATCH)
+)
+LISTS = {"sessions": _SESSIONS, "activity": _EVENTS}
+_ACCOUNT = select(*(User.__table__.c[name] for name in ACCOUNT)).where(User.id == _OWNER)
+
+
+def _few(table: type[database.Base], names: Sequence[str]) -> Select[Any]:
+    """Return the statement that reads all of the user's rows, of which there cannot be many."""
+    columns = table.__table__.c
+    return (
+        select(*(columns[name] for name in names))
+        .where(columns.user_id == _OWNER)
+        .order_by(columns.created_at)
+    )
+
+
+FEW = {
+    "authenticator_apps": _few(AuthenticatorApp, APP),
+    "trusted_browsers": _few(TrustedBrowser, TRUSTED),
+    "password_resets": _few(PasswordReset, RESET),
+}

@@ -1,0 +1,238 @@
+"""A copy of one's data: all that is held, nothing that helps a thief, and told to its owner."""
+
+import json
+import re
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import delete, select
+
+from authsite import accounts, clock, database, exports
+from authsite.database.models import (
+    AccountEvent,
+    AuthenticatorApp,
+    OutgoingMail,
+    PasswordReset,
+    TrustedBrowser,
+    User,
+    UserSession,
+)
+from authsite.errors import UnknownAccount
+from tests import factories
+from tests.api.conftest import (
+    EMAIL,
+    OTHER_EMAIL,
+    V1,
+    bearer,
+    claims,
+    log_in,
+    problem,
+    refresh,
+    register,
+    session_id,
+    try_login,
+)
+
+# What is not told, and why.
+WITHHELD = {
+    User: {"password_hash"},
+    UserSession: {"refresh_jti", "previous_jti", "unused_rotation_at", "cookie_digest", "user_id"},
+    AccountEvent: {"user_id"},
+    TrustedBrowser: {"user_id", "digest", "device_id"},
+    AuthenticatorApp: {"user_id", "secret", "last_step"},
+    PasswordReset: {"user_id", "id"},
+}
+TOLD = {
+    User: exports.ACCOUNT,
+    UserSession: exports.SESSION,
+    AccountEvent: exports.EVENT,
+    TrustedBrowser: exports.TRUSTED,
+    AuthenticatorApp: exports.APP,
+    PasswordReset: exports.RESET,
+}
+
+
+def export(client, held):
+    return client.get(f"{V1}/users/me/export", headers=bearer(held))
+
+
+def events(app):
+    with app.app_context():
+        rows = database.rows(select(AccountEvent.kind, AccountEvent.session_id))
+        return [(row.kind, row.session_id) for row in rows if row.kind == "data_exported"]
+
+
+def mails(app):
+    with app.app_context():
+        return [row.name for row in database.rows(select(OutgoingMail.name))]
+
+
+def test_it_is_one_file_of_all_that_is_held(client, held, time_machine):
+    """PR-04, art. 15 and 20 GDPR"""
+    time_machine.move_to("2030-11-23T18:04:00Z", tick=False)
+    held = log_in(client)
+    try_login(client, password="wrong password")
+    answer = export(client, held)
+    assert (answer.status_code, answer.mimetype) == (200, "application/json")
+    assert answer.headers["Content-Disposition"] == (
+        'attachment; filename="authsite-export-2030-11-23.json"'
+    )
+    assert answer.headers["Cache-Control"] == "no-store"
+    found = json.loads(answer.data)
+    assert list(found) == [
+        *("format", "exported_at", "about", "account"),
+        *("authenticator_apps", "trusted_browsers", "password_resets"),
+        *("sessions", "activity", "counts"),
+    ]
+    assert (found["format"], found["exported_at"]) == ("authsite-export/1", "2030-11-23T18:04:00Z")
+    assert found["account"]["email"] == EMAIL
+    assert session_id(held) in {each["id"] for each in found["sessions"]}
+    kinds = {each["kind"] for each in found["activity"]}
+    assert kinds == {"registered", "signed_in", "sign_in_failed", "data_exported"}
+    assert found["counts"] == {
+        "sessions": len(found["sessions"]),
+        "activity": len(found["activity"]),
+    }
+    assert found["counts"]["sessions"] == 2
+
+
+def test_every_column_is_told_or_withheld_by_name():
+    """A new one is decided on, not forgotten."""
+    for table, names in TOLD.items():
+        columns = {each.name for each in table.__table__.c}
+        assert set(names) | (WITHHELD[table] & columns) == columns, table
+        assert not set(names) & WITHHELD[table]
+
+
+def test_nothing_in_it_opens_anything(app, client, held):
+    refreshed = refresh(client, held["refresh_token"]).get_json()
+    fresh = log_in(client)
+    text = export(client, fresh).text
+    for token in (held, refreshed, fresh):
+        assert claims(token["refresh_token"])["jti"] not in text
+        assert claims(token["access_token"])["jti"] not in text
+    with app.app_context():
+        user = database.row(select(User.password_hash))
+        assert user.password_hash not in text
+    assert "argon2" not in text
+
+
+def test_it_holds_nobody_elses_rows(client, held, stranger):
+    found = json.loads(export(client, stranger).data)
+    assert found["account"]["email"] == OTHER_EMAIL
+    assert [each["id"] for each in found["sessions"]] == [session_id(stranger)]
+    assert EMAIL not in json.dumps(found)
+
+
+def test_a_token_that_is_not_fresh_gets_nothing_and_leaves_no_trace(app, client, held):
+    """SE-18"""
+    refreshed = refresh(client, held["refresh_token"]).get_json()
+    answer = export(client, refreshed)
+    problem(answer, 401, "insufficient_user_authentication", "Confirm it is you to continue")
+    assert 'max_age="600"' in answer.headers["WWW-Authenticate"]
+    assert events(app) == []
+    assert mails(app) == []
+
+
+def test_its_owner_is_told_by_an_event_and_a_mail(app, client, held):
+    assert export(client, held).status_code == 200
+    [(_, acted)] = events(app)
+    assert str(acted) == session_id(held)
+    assert mails(app) == ["data_exported"]
+
+
+def test_two_a_minute_are_enough(client, held):
+    """LT-03"""
+    for _ in range(2):
+        assert export(client, held).status_code == 200
+    problem(export(client, held), 429, "rate_limited")
+
+
+def test_more_rows_than_one_read_brings_come_each_once(app, client, held, monkeypatch):
+    with app.app_context():
+        rows = factories.session_rows(accounts.find_by_email(EMAIL), 1203, age=timedelta(days=2))
+    found = json.loads(export(client, held).data)
+    ids = [each["id"] for each in found["sessions"]]
+    assert len(ids) == len(set(ids)) == found["counts"]["sessions"] == 1204
+    assert {str(row["id"]) for row in rows} <= set(ids)
+
+
+def test_what_comes_while_it_is_read_is_not_in_it(app_context):
+    ada = factories.account()
+    factories.session_rows(ada, 3, age=timedelta(days=2))
+    pieces = exports.export(ada, by=None, ip_address=None)
+    first = next(pieces)
+    factories.session_rows(ada, 2, age=timedelta(minutes=-1))
+    found = json.loads(first + b"".join(pieces))
+    assert found["counts"]["sessions"] == 3
+
+
+def test_rows_that_the_clean_up_takes_meanwhile_do_not_break_it(app_context):
+    ada = factories.account()
+    rows = factories.session_rows(ada, 700, age=timedelta(days=40), ended=timedelta(days=35))
+    pieces = exports.export(ada, by=None, ip_address=None)
+    text = b""
+    while text.count(b'"device_name"') < 100:  # the first read of the sessions has come
+        text += next(pieces)
+    database.run(delete(UserSession).where(UserSession.user_id == ada.id))
+    found = json.loads(text + b"".join(pieces))
+    assert found["counts"]["sessions"] == len(found["sessions"]) < len(rows)
+
+
+def test_of_an_account_that_goes_meanwhile_the_file_is_cut_and_no_json(app_context):
+    ada = factories.account()
+    factories.session_rows(ada, 3)
+    pieces = exports.export(ada, by=None, ip_address=None)
+    read = [next(pieces)]
+    database.run(delete(User).where(User.id == ada.id))
+    with pytest.raises(UnknownAccount):
+        read.extend(pieces)
+    with pytest.raises(ValueError, match=r"(?i)delimiter|expecting|unterminated"):
+        json.loads(b"".join(read))
+
+
+def test_the_value_of_a_browsers_cookie_is_not_told(app_context):
+    ada = factories.account()
+    factories.grant(ada, entrance="page", device_id="cookie-of-the-browser")
+    factories.grant(ada, device_id="kitchen-laptop")
+    text = b"".join(exports.export(ada, by=None, ip_address=None)).decode()
+    assert "cookie-of-the-browser" not in text
+    assert "kitchen-laptop" in text
+
+
+def test_a_name_of_the_site_cannot_break_out_of_the_filename(make_app):
+    client = make_app(SITE_NAME='Acme "Notes"; x=\u00fc').test_client()
+    register(client)
+    answer = export(client, log_in(client))
+    assert re.fullmatch(
+        r'attachment; filename="Acme-Notes-x-export-\d{4}-\d\d-\d\d\.json"',
+        answer.headers["Content-Disposition"],
+    )
+
+
+def test_the_command_prints_the_same_and_the_owner_sees_the_operator(app):
+    with app.app_context():
+        factories.account()
+    result = app.test_cli_runner().invoke(args=["export-user", EMAIL])
+    assert result.exit_code == 0
+    [line] = [each for each in result.stdout.splitlines() if each.startswith('{"format"')]
+    found = json.loads(line)
+    assert found["account"]["email"] == EMAIL
+    assert found["activity"][-1]["kind"] == "data_exported"
+    assert found["activity"][-1]["device_name"] is None
+    assert mails(app) == ["data_exported"]
+    assert app.test_cli_runner().invoke(args=["export-user", "nobody@example.com"]).exit_code == 1
+
+
+def test_reading_costs_few_statements_however_small_the_account(client, held, sent_statements):
+    """The session, event and mail, account twice, three short lists, and two until they are empty."""
+    with sent_statements() as sent:
+        assert export(client, held).status_code == 200
+    assert [each.split()[0] for each in sent].count("INSERT") == 2
+    assert len(sent) <= 12, sent
+
+
+def test_the_moment_of_it_is_now(client, held):
+    before = clock.now()
+    found = json.loads(export(client, held).data)
+    assert found["exported_at"] >= before.isoformat()[:19]
