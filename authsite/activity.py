@@ -35,9 +35,9 @@ class Actor(NamedTuple):
 OPERATOR = Actor()
 
 
-def actor() -> Actor:
-    """Return who acts now."""
-    return cast(Actor, current_app.extensions["actor"]())
+def actor(user_id: uuid.UUID) -> Actor:
+    """Return who acts on this user's account now; of somebody else's session nothing is told."""
+    return cast(Actor, current_app.extensions["actor"](user_id))
 
 
 def record(
@@ -47,7 +47,7 @@ def record(
     now = clock.now()
     event = {"id": database.uuid7(now), "user_id": user_id, "kind": kind, "created_at": now}
     cut = target and target[:MAX_TARGET]
-    database.run(_INSERT, event | (by or actor())._asdict() | {"target": cut})
+    database.run(_INSERT, event | (by or actor(user_id))._asdict() | {"target": cut})
 
 
 def record_failure(user_id: uuid.UUID, *, counter: bytes, fills_at: int) -> None:
@@ -58,7 +58,7 @@ def record_failure(user_id: uuid.UUID, *, counter: bytes, fills_at: int) -> None
     now = clock.now()
     event = {"id": database.uuid7(now), "owner_id": user_id, "now": now}
     # Whoever failed is no device of the account, also where a session asked.
-    by = actor()._replace(session_id=None)
+    by = actor(user_id)._replace(session_id=None)
     facts = {"counter": counter, "fills_at": fills_at}
     since = database.first_uuid7(now - timedelta(days=1))
     database.run(_INSERT_FAILURE, event | by._asdict() | facts | {"since": since})

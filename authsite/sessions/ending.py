@@ -104,7 +104,7 @@ def _record_end(
     if reason not in BY_ITSELF:
         return
     if reason == "logged_out" and ended_from is None:
-        by = activity.actor()._replace(session_id=session_id, device_name=device_name)
+        by = activity.actor(user_id)._replace(session_id=session_id, device_name=device_name)
         activity.record("signed_out", user_id, by=by)
     else:
         activity.record("device_signed_out", user_id, target=device_name)

@@ -65,12 +65,15 @@ def init_app(app: Flask) -> None:
     app.extensions["actor"] = _actor
 
 
-def _actor() -> activity.Actor:
-    """Return who acts by this request: the device of its session, else what it tells of itself."""
+def _actor(user_id: uuid.UUID) -> activity.Actor:
+    """Return who acts by this request: the device of the user's session, else what it tells of itself.
+
+    A browser may be signed in to another account: its id and the name given to it there are of that owner.
+    """
     if not has_request_context():
         return activity.OPERATOR
     client = _client(None, None)
-    if "session" in g:
+    if "session" in g and g.session.account.id == user_id:
         named = g.session.id, g.session.device_name
     else:
         named = None, sessions.describe(client).name

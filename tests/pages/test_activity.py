@@ -1,12 +1,11 @@
 """Activity on a page: a sentence for each act, by day, failures in a row folded."""
 
 import re
-from datetime import timedelta
 
 from authsite import accounts, activity
 from authsite.database.models import EVENT_KINDS
 from authsite.pages.activity import SENTENCES
-from tests.pages.conftest import EMAIL, elements, heading, words
+from tests.pages.conftest import EMAIL, OTHER_EMAIL, elements, heading, words
 
 
 def record(app, kind, **facts):
@@ -38,10 +37,12 @@ def test_failures_in_a_row_are_one_line(ada, open_browser):
     assert "Failed sign-in " not in text
 
 
-def test_each_day_has_its_heading(app, ada, later):
-    later(timedelta(days=1))
+def test_each_day_has_its_heading(app, browser, time_machine):
+    time_machine.move_to("2030-11-23T23:00:00Z", tick=False)
+    browser.register()
+    time_machine.move_to("2030-11-24T01:00:00Z", tick=False)
     record(app, "details_changed")
-    page = ada.get("/account/activity")
+    page = browser.get("/account/activity")
     assert len(re.findall("<h2>", page.text)) == 2
     assert "Details changed By the operator" in words(page)
 
@@ -68,3 +69,23 @@ def test_a_name_is_shown_as_text_and_a_bad_position_is_the_beginning(app, ada):
 
 def test_nobody_who_is_not_signed_in_sees_it(browser):
     assert browser.get("/account/activity").location.endswith("/login?next=/account/activity")
+
+
+def test_of_a_browser_that_is_signed_in_to_another_account_that_ones_session_is_not_told(
+    app, ada, open_browser
+):
+    """Its id and the name that its owner gave to it are nobody else's."""
+    grace = open_browser(address="203.0.113.9")
+    grace.register(OTHER_EMAIL)
+    page = f"/account/devices/{grace.session_id()}/rename"
+    assert grace.post(page, name="Grace's hiding place").status_code == 303
+    assert grace.post("/forgot-password", email=EMAIL).status_code == 200
+    assert grace.post("/login", page="/account", email=EMAIL, password="wrong").status_code == 422
+    text = words(ada.get("/account/activity"))
+    assert "Password reset asked for Chrome on Windows · 203.0.113.9" in text
+    assert "Failed sign-in Chrome on Windows · 203.0.113.9" in text
+    assert "hiding place" not in text
+    with app.app_context():
+        owner = accounts.find_by_email(EMAIL)
+        rows, _ = activity.feed(owner.id, limit=100)
+    assert grace.session_id() not in {row.session_id for row in rows}
