@@ -11,7 +11,7 @@ from flask.json.provider import JSONProvider
 from flask_migrate import upgrade
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import api, commands, config, database, events, pages, spelling
+from . import api, commands, config, database, events, forwarding, pages, spelling
 from .database import models
 from .extensions import csrf, mail, migrate
 from .web import authentication, headers, health, limits, problems, times
@@ -59,7 +59,13 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     app.add_template_filter(spelling.masked_email, "masked_email")
     app.add_template_filter(spelling.readable_email, "readable_email")
     problems.init_app(app)
-    for blueprint in (api.blueprint, pages.blueprint, health.blueprint, commands.blueprint):
+    for blueprint in (
+        forwarding.blueprint,
+        api.blueprint,
+        pages.blueprint,
+        health.blueprint,
+        commands.blueprint,
+    ):
         app.register_blueprint(blueprint)
     if settings["MIGRATE_AT_START"]:
         _migrate(app)

@@ -46,6 +46,10 @@ def load(environ: Mapping[str, str]) -> dict[str, Any]:
     settings["MIGRATE_AT_START"] = False
     if "DYNO" in environ:
         settings["SQLALCHEMY_DATABASE_URI"] = _with_tls(settings["SQLALCHEMY_DATABASE_URI"])
+    if settings["FORWARD_AUTH_ORIGINS"] and not settings["TRUSTED_PROXY_HOPS"]:
+        problems.append(
+            "FORWARD_AUTH_ORIGINS needs TRUSTED_PROXY_HOPS=1 or more: without a proxy nobody forwards"
+        )
     if settings["IS_PRODUCTION"]:
         problems += _production_problems(settings)
         if environ.get("FLASK_DEBUG", "").lower() not in {"", "0", "false", "no"}:
@@ -77,6 +81,10 @@ def _production_problems(settings: Mapping[str, Any]) -> list[str]:
         (
             not settings["PUBLIC_BASE_URL"].startswith("https://"),
             "PUBLIC_BASE_URL must be set and start with https://",
+        ),
+        (
+            not all(each.startswith("https://") for each in settings["FORWARD_AUTH_ORIGINS"]),
+            "FORWARD_AUTH_ORIGINS must list https:// origins",
         ),
         (not settings["MAIL_SERVER"], "MAIL_SERVER is not set"),
         (
@@ -127,7 +135,10 @@ def _derived(settings: Mapping[str, Any]) -> dict[str, Any]:
     is_production = settings["IS_PRODUCTION"]
     return {
         "DEBUG": False,
-        "TRUSTED_HOSTS": settings["TRUSTED_HOSTS"] or ([host] if is_production else None),
+        "TRUSTED_HOSTS": _trusted_hosts(settings, host),
+        # Where only the hand-off answers: a second login page there would be a phishing aid.
+        "PRODUCT_HOSTS": frozenset(_host(each) for each in settings["FORWARD_AUTH_ORIGINS"])
+        - {_host(settings["PUBLIC_BASE_URL"])},
         "MAIL_DEFAULT_SENDER": settings["MAIL_DEFAULT_SENDER"] or f"no-reply@{host}",
         # CONTRACT: 64 KiB for any body; forms are held to it as well as JSON.
         "MAX_CONTENT_LENGTH": 64 * 1024,
@@ -146,6 +157,20 @@ def _derived(settings: Mapping[str, Any]) -> dict[str, Any]:
         "SQLALCHEMY_ENGINE_OPTIONS": _engine_options(settings["SQLALCHEMY_DATABASE_URI"]),
         "DELIVER_MAIL_AFTER_COMMIT": True,
     }
+
+
+def _trusted_hosts(settings: Mapping[str, Any], own: str) -> list[str] | None:
+    """Return the hosts to answer to, None for any; on a product's host only the hand-off does."""
+    hosts: list[str] | None = settings["TRUSTED_HOSTS"] or (
+        [own] if settings["IS_PRODUCTION"] else None
+    )
+    if hosts is None:
+        return None
+    return [*hosts, *(_host(each) for each in settings["FORWARD_AUTH_ORIGINS"])]
+
+
+def _host(origin: str) -> str:
+    return urlsplit(origin).netloc.lower()
 
 
 def _engine_options(url: str) -> dict[str, Any]:
@@ -275,6 +300,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
         _one_of("off", "optional", "required"),
         "optional",
     ),
+    "FORWARD_AUTH_ORIGINS": ("FORWARD_AUTH_ORIGINS", _origins, []),
     "PASSWORD_MIN_LENGTH": ("PASSWORD_MIN_LENGTH", _integer(MIN_PASSWORD_LENGTH, 64), 8),
     "REFRESH_GRACE_SECONDS": ("REFRESH_GRACE_SECONDS", _integer(0, 60), 30),
     "REFRESH_LOST_ANSWER_SECONDS": ("REFRESH_LOST_ANSWER_SECONDS", _integer(0, 604_800), 86_400),

@@ -65,7 +65,13 @@ def drop_slash() -> ResponseReturnValue | None:
 @blueprint.before_app_request
 def protect() -> ResponseReturnValue | None:
     """Take a write only with this browser's token and from this site; for every route but the API's."""
-    if headers.is_api() or not current_app.config["WTF_CSRF_ENABLED"]:
+    is_page = not headers.is_api() and request.path not in headers.FOR_PROXIES
+    # A product's sign-out has neither our cookie nor a token of ours: it checks its own Origin.
+    if (
+        not is_page
+        or request.path.startswith("/.authsite/")
+        or not current_app.config["WTF_CSRF_ENABLED"]
+    ):
         return None
     headers.require_own_origin()
     if None in request.form or None in request.files:

@@ -4,7 +4,16 @@ import re
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-from flask import flash, g, get_flashed_messages, redirect, render_template, request, session
+from flask import (
+    current_app,
+    flash,
+    g,
+    get_flashed_messages,
+    redirect,
+    render_template,
+    request,
+    session,
+)
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from werkzeug.wrappers import Response
@@ -75,8 +84,11 @@ def signed_out() -> Response:
 
 
 def next_location() -> str:
-    """Return where the login leads: the path of ours that `next` names, or the list of devices."""
+    """Return where the login leads: the path of ours or of a listed product that `next` names, or home."""
     target = request.args.get("next", "")
+    parts = urlsplit(target) if target.isascii() and target.isprintable() else None
+    if parts and f"{parts.scheme}://{parts.netloc}" in current_app.config["FORWARD_AUTH_ORIGINS"]:
+        return target
     if not _OWN_PATH.fullmatch(target):
         return HOME
     origin = headers.own_origin()

@@ -26,6 +26,7 @@ from .resuming import (
     resume_api,
     resume_api_with_all,
     resume_page,
+    resume_product,
     touch,
 )
 from .rotation import rotate
@@ -64,6 +65,7 @@ __all__ = [
     "resume_api",
     "resume_api_with_all",
     "resume_page",
+    "resume_product",
     "rotate",
     "start",
     "statistics",

@@ -79,6 +79,16 @@ def resume_page(session_id: uuid.UUID, user_id: uuid.UUID, cookie_secret: str) -
     return _resumed(row)
 
 
+def resume_product(session_id: uuid.UUID, user_id: uuid.UUID) -> tuple[Resumed, bytes]:
+    """Return the live browser session that a product's cookie names, and the digest of its secret.
+
+    Raise SessionRevoked when it is not live.
+    """
+    key = {"session_id": session_id, "user_id": user_id, "now": clock.now()}
+    row = database.row(_RESUME_PRODUCT, key)
+    return _resumed(row), bytes(row.cookie_digest) if row else b""
+
+
 def touch(session: Resumed, *, ip_address: str | None) -> Resumed:
     """Note that the session is in use, at most once a minute, and return it as it is then.
 
@@ -162,6 +172,9 @@ _RESUME = (
 _RESUME_API = database.Prepared(_RESUME.where(UserSession.refresh_jti.is_not(None)))
 _RESUME_PAGE = database.Prepared(
     _RESUME.where(UserSession.cookie_digest == bindparam("cookie_digest"))
+)
+_RESUME_PRODUCT = database.Prepared(
+    _RESUME.add_columns(UserSession.cookie_digest).where(UserSession.cookie_digest.is_not(None))
 )
 _TOUCH = (
     update(UserSession)

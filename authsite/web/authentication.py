@@ -203,6 +203,23 @@ def _named_by_cookie() -> tuple[uuid.UUID, uuid.UUID]:
     return session_id, uuid.UUID(session["user"])
 
 
+def session_of_cookie() -> sessions.Resumed | None:
+    """Return the live session of the account's own cookie, where this path does not read it by itself."""
+    cookie = SecureCookieSessionInterface.open_session(
+        cast(SecureCookieSessionInterface, current_app.session_interface),
+        current_app._get_current_object(),  # type: ignore[attr-defined]
+        request,
+    )
+    if not cookie or not {"id", "user", "secret"} <= cookie.keys():
+        return None
+    try:
+        return sessions.resume_page(
+            uuid.UUID(cookie["id"]), uuid.UUID(cookie["user"]), cookie["secret"]
+        )
+    except SessionRevoked:
+        return None
+
+
 def login_required(view: View) -> View:
     """Send who is not signed in to the login page, and from there back to this one."""
 
@@ -306,7 +323,9 @@ class CookieInterface(SecureCookieSessionInterface):
     """
 
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
-        return None if headers.is_api() else super().open_session(app, request)
+        if headers.is_api() or request.path in headers.FOR_PROXIES:
+            return None
+        return super().open_session(app, request)
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         if session.accessed:

@@ -42,11 +42,14 @@ HEALTH = ("/healthz", "/readyz")
 FOR_SERVICES = frozenset({"/api/v1/auth/introspect"})
 UNLOGGED = (*HEALTH, "/static/")
 # A product asks at each of its own requests, which it logs itself.
-UNLOGGED_SUCCESSES = FOR_SERVICES
+# A proxy asks of each request of a product, by any method and without the account's cookie or a CSRF token.
+FOR_PROXIES = frozenset({"/forward-auth", "/auth-request"})
+UNLOGGED_SUCCESSES = FOR_SERVICES | FOR_PROXIES
 HSTS = "max-age=63072000; includeSubDomains"
 CORS_HEADERS = "Authorization, Content-Type, X-Device-Id, X-Request-Id"
 CORS_EXPOSED = "RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{20,200}")
+WEBSOCKET_SCHEMES = {"ws": "http", "wss": "https"}
 MAX_COOKIES = 8 * 1024
 MAX_HEADER = 16 * 1024
 # Proxies append: what we believe stands at the end, and what is before it anybody may have written.
@@ -67,6 +70,7 @@ HEADER_LIMITS = dict.fromkeys((*PARSED, *FORWARDED), 2 * 1024)
 _BLANKS = re.compile(r"\s+")
 _ENVIRON_KEY = "authsite.request_id"
 _HAS_LARGE_COOKIES = "authsite.has_large_cookies"
+_HAS_NO_REFERRER = "authsite.has_no_referrer"
 
 
 def init_app(app: Flask) -> None:
@@ -86,9 +90,18 @@ class Envelope:
 
     def __init__(self, app: Flask) -> None:
         self._wsgi_app = app.wsgi_app
-        self._headers = list(SECURITY_HEADERS.items())
+        # A form's own redirects are governed too: after the sign-in form they lead to a product.
+        products = " ".join(app.config["FORWARD_AUTH_ORIGINS"])
+        policy = CONTENT_SECURITY_POLICY.replace(
+            "form-action 'self'", f"form-action 'self' {products}".rstrip()
+        )
+        self._headers = list((SECURITY_HEADERS | {"Content-Security-Policy": policy}).items())
         if app.config["IS_PRODUCTION"]:
             self._headers.append(("Strict-Transport-Security", HSTS))
+        self._without_referrer = [
+            (name, "no-referrer" if name == "Referrer-Policy" else value)
+            for name, value in self._headers
+        ]
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -106,12 +119,17 @@ class Envelope:
         )
         if "HTTP_COOKIE" in environ:
             _bound_cookies(environ)
+        # A proxy asks of a product's WebSocket too; routes know pages only.
+        environ.pop("HTTP_UPGRADE", None)
+        if environ["wsgi.url_scheme"] in WEBSOCKET_SCHEMES:
+            environ["wsgi.url_scheme"] = WEBSOCKET_SCHEMES[environ["wsgi.url_scheme"]]
         if "HTTP_TRANSFER_ENCODING" in environ:
             environ["wsgi.input"] = ChunkedBody(environ["wsgi.input"])
 
         def start(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
             _log(int(status[:3]), began_at)
-            headers = [*headers, *self._headers, ("X-Request-Id", request_id)]
+            own = self._without_referrer if _HAS_NO_REFERRER in environ else self._headers
+            headers = [*headers, *own, ("X-Request-Id", request_id)]
             return start_response(status, headers, *failure)
 
         return self._wsgi_app(environ, start)
@@ -151,6 +169,11 @@ def _refuse_large_cookies() -> None:
         raise RequestHeaderFieldsTooLarge
 
 
+def send_no_referrer() -> None:
+    """Have browsers tell the next page nothing of this address, which may hold a code."""
+    request.environ[_HAS_NO_REFERRER] = True
+
+
 class Bounds:
     """The outermost WSGI layer: cuts each header to what may be read of it, before any library does.
 
@@ -188,7 +211,7 @@ def is_api() -> bool:
 
 def _insist_on_https() -> BaseResponse | None:
     """Send a page to https; refuse the API, whose secrets have then already gone over the wire."""
-    if request.is_secure or request.path in HEALTH:
+    if request.is_secure or request.path in HEALTH or request.path in FOR_PROXIES:
         return None
     if is_api():
         raise Forbidden("Use https")

@@ -1,0 +1,16 @@
+"""Products behind this service."""
+
+import click
+from flask import current_app
+
+from .. import products
+from .shell import blueprint
+
+
+@blueprint.cli.command("forward-auth-key")
+@click.argument("origin")
+def forward_auth_key(origin: str) -> None:
+    """Print the key with which a product verifies what it is told of its users."""
+    if origin not in current_app.config["FORWARD_AUTH_ORIGINS"]:
+        raise click.ClickException("FORWARD_AUTH_ORIGINS does not list this origin.")
+    click.echo(products.assertion_key(origin))
