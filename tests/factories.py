@@ -5,11 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 import pyotp
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from authsite import accounts, clock, database, second_steps, sessions
 from authsite.crypto import tokens
-from authsite.database.models import Account, UserSession
+from authsite.database.models import Account, User, UserSession
 
 PASSWORD = "three random words"
 NEW_PASSWORD = "another four quiet words"
@@ -113,4 +113,6 @@ def turn_on(owner: Account) -> tuple[Phone, list[str]]:
         owner, held.session_id, setup_token=setup.setup_token, code=phone.code(-1)
     )
     assert made.recovery_codes is not None
+    since = clock.now() - second_steps.codes.STEP
+    database.run(update(User).where(User.id == owner.id).values(two_step_since=since))
     return phone, made.recovery_codes

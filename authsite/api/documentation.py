@@ -23,6 +23,8 @@ SHELL_VARIABLES = {
     "session_id": "$SESSION_ID",
     "mfa_token": "$MFA_TOKEN",
     "code": "$CODE",
+    "setup_token": "$SETUP_TOKEN",
+    "replaces": "$SET_ID",
 }
 
 

@@ -31,13 +31,6 @@ class Setup(NamedTuple):
     setup_token: str
 
 
-class TurnedOn(NamedTuple):
-    """The new recovery codes and their set, both None where there were some already."""
-
-    recovery_codes: list[str] | None
-    set_id: uuid.UUID | None
-
-
 def begin(account: Account, session_id: uuid.UUID) -> Setup:
     """Return a new secret for an app; nothing is written until a code of it has been shown."""
     secret = secrets.token_bytes(codes.SECRET_BYTES)
@@ -51,7 +44,9 @@ def resume(account: Account, session_id: uuid.UUID, setup_token: str) -> Setup:
     return _setup(account, _secret_of(setup_token, account.id, session_id), setup_token)
 
 
-def confirm(account: Account, session_id: uuid.UUID, *, setup_token: str, code: str) -> TurnedOn:
+def confirm(
+    account: Account, session_id: uuid.UUID, *, setup_token: str, code: str
+) -> recovery.Made:
     """Keep the app that showed this code, in place of one that there was, and turn two-step sign-in on.
 
     The code is spent by it. The session that did it is lifted; no other ends. Raise SetupTokenInvalid or
@@ -75,11 +70,11 @@ def confirm(account: Account, session_id: uuid.UUID, *, setup_token: str, code: 
         was_replaced = find(account.id) is not None
         _write(row)
         switch.turn_on(user, session_id=session_id, way="password+app")
-        made = recovery.make(account.id) if recovery.summary(account.id) is None else (None, None)
+        made = recovery.make_if_none(account.id)
         if was_replaced:
             sessions.distrust_all(account.id)
     events.record("two_step_on", user_id=account.id, session_id=session_id, factor="app")
-    return TurnedOn(*made)
+    return made
 
 
 def remove(user_id: uuid.UUID) -> bool:
@@ -93,6 +88,18 @@ def remove(user_id: uuid.UUID) -> bool:
     if was_there:
         events.record("app_removed", user_id=user_id)
     return was_there
+
+
+def turn_off(user_id: uuid.UUID) -> bool:
+    """Turn two-step sign-in off; app, recovery codes and trusted browsers go. Return False if it was off."""
+    with database.transaction():
+        user = switch.lock(user_id)
+        database.run(_DELETE, {"owner_id": user_id})
+        if user.two_step_since is not None:
+            switch.turn_off(user)
+    if user.two_step_since is not None:
+        events.record("two_step_off", user_id=user_id)
+    return user.two_step_since is not None
 
 
 def find(user_id: uuid.UUID) -> Row | None:

@@ -1,6 +1,7 @@
 """Recovery codes: ten on paper, each good once, replaced as a set."""
 
 import uuid
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
@@ -13,7 +14,14 @@ from . import codes
 COUNT = 10
 
 
-def replace(user_id: uuid.UUID, *, replaces: uuid.UUID | None) -> tuple[list[str], uuid.UUID]:
+class Made(NamedTuple):
+    """New recovery codes, None where there are some already, and the id of the current set."""
+
+    recovery_codes: list[str] | None
+    set_id: uuid.UUID
+
+
+def replace(user_id: uuid.UUID, *, replaces: uuid.UUID | None) -> Made:
     """Return ten new codes, this once, and the id of their set; the old ones stop working.
 
     `replaces` is the set that the asker knows (None: none): of two that ask at once one gets AlreadyReplaced.
@@ -31,13 +39,19 @@ def replace(user_id: uuid.UUID, *, replaces: uuid.UUID | None) -> tuple[list[str
     return made
 
 
-def make(user_id: uuid.UUID) -> tuple[list[str], uuid.UUID]:
+def make(user_id: uuid.UUID) -> Made:
     """Write a new set in place of what was there; for a transaction that has locked the user's row."""
     now = clock.now()
     made, set_id = [codes.new_recovery_code() for _ in range(COUNT)], database.uuid7(now)
     database.run(_DELETE, {"owner_id": user_id})
     database.run(insert(RecoveryCode), [_row(user_id, set_id, each) for each in made])
-    return made, set_id
+    return Made(made, set_id)
+
+
+def make_if_none(user_id: uuid.UUID) -> Made:
+    """Write a set where there is none; for a transaction that has locked the user's row."""
+    set_id = current_set(user_id)
+    return Made(None, set_id) if set_id else make(user_id)
 
 
 def _row(user_id: uuid.UUID, set_id: uuid.UUID, code: str) -> dict[str, object]:

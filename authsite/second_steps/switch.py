@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, case, select, update
 from .. import clock, database, sessions
 from ..database import Row
 from ..database.models import AuthenticatorApp, User, UserSession
-from ..errors import UnknownAccount
+from ..errors import NoSecondStep, UnknownAccount
 from . import recovery
 
 
@@ -25,6 +25,16 @@ def turn_on(user: Row, *, session_id: uuid.UUID | None, way: str) -> None:
         database.run(_SET, {"owner_id": user.id, "since": clock.now()})
     if session_id is not None:
         database.run(_LIFT, {"owner_id": user.id, "session_id": session_id, "way": way})
+
+
+def enable(user_id: uuid.UUID) -> recovery.Made:
+    """Ask for a second step that the user has; raise NoSecondStep where there is none."""
+    with database.transaction():
+        user = lock(user_id)
+        if not has_factor(user_id):
+            raise NoSecondStep
+        turn_on(user, session_id=None, way="")
+        return recovery.make_if_none(user_id)
 
 
 def turn_off(user: Row) -> None:

@@ -7,6 +7,7 @@ failure of the verb.
 import functools
 import json
 import re
+import uuid
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -87,6 +88,14 @@ def is_phone_number(form: WTForm, field: Field) -> None:
     field.data = number or ""
 
 
+def is_set_id(form: WTForm, field: Field) -> None:
+    """Accept the id of a set of recovery codes, or nothing."""
+    try:
+        uuid.UUID(field.data or str(uuid.UUID(int=0)))
+    except ValueError:
+        raise ValidationError("Give the id of a set of recovery codes, or null") from None
+
+
 class AddressField(EmailField):
     """Shows an address again as its owner writes it."""
 
@@ -108,6 +117,8 @@ class Form(FlaskForm):
     nullable: ClassVar[frozenset[str]] = frozenset()
     # Fields that are not members in JSON.
     page_only: ClassVar[frozenset[str]] = frozenset()
+    # Members that are true or false in JSON.
+    switches: ClassVar[frozenset[str]] = frozenset()
     given: frozenset[str] = frozenset()
     nulls: frozenset[str] = frozenset()
 
@@ -130,7 +141,12 @@ class Form(FlaskForm):
         names = _member_names(cls)  # type: ignore[arg-type]
         errors: list[tuple[str | None, str]] = []
         values: dict[str, str] = {}
-        for name in names:
+        for name in names & cls.switches:
+            if not isinstance(members.get(name), bool):
+                errors.append((name, "Give true or false"))
+            elif members[name]:
+                values[name] = "y"
+        for name in names - cls.switches:
             if name not in members or (members[name] is None and name in cls.nullable):
                 continue
             problem = _text_problem(members[name])
@@ -287,6 +303,35 @@ class SecondStepForm(Form):
     code = StringField("Code", validators=[Text("Enter the code", most=MAX_CODE, name="Code")])
 
 
+class AppSetupForm(Form):
+    """The API's: the setup that waits, and a code of the app that has taken it up."""
+
+    setup_token = StringField(
+        "Setup", validators=[Text("Give the setup_token of the setup", most=MAX_TOKEN)]
+    )
+    code = StringField("Code", validators=[Text("Enter the code", most=MAX_CODE, name="Code")])
+
+
+class TwoStepForm(Form):
+    """The API's."""
+
+    switches = frozenset({"enabled"})
+
+    enabled = BooleanField("Two-step sign-in")
+
+
+class RecoveryCodesForm(Form):
+    """Which set of codes the asker knows; null is none."""
+
+    nullable = frozenset({"replaces"})
+
+    replaces = StringField("Replaces", validators=[is_set_id])
+
+    @property
+    def set_id(self) -> uuid.UUID | None:
+        return uuid.UUID(self.replaces.data) if self.replaces.data else None
+
+
 class StepUpForm(Form):
     """The API's; which of both has to be there depends on the account."""
 
@@ -327,6 +372,24 @@ class ConfirmingForm(Form):
 
 class ExportForm(ConfirmingForm):
     """Asks for the file; there is nothing to say but who it is."""
+
+
+class AppForm(ConfirmingForm):
+    """The page's; the setup stands in the cookie."""
+
+    code = StringField(
+        "Code", validators=[Text("Enter the code that the app shows", most=MAX_CODE, name="Code")]
+    )
+
+
+class NewCodesForm(ConfirmingForm, RecoveryCodesForm):
+    """The page's."""
+
+
+class SavedCodesForm(Form):
+    """The codes that stand on the page, sent back to be saved as a file."""
+
+    codes = StringField("Codes", validators=[Text("There are no codes", most=1024, name="Codes")])
 
 
 class NewPasswordForm(Form):

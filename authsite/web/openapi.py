@@ -74,6 +74,9 @@ INPUTS = {
     "email": "Upper and lower case are the same, and so are the two spellings of a domain beyond ASCII.",
     "password": "The password, to the letter.",
     "mfa_token": "What the refusal mfa_required has under this name.",
+    "setup_token": "What the answer to the beginning of the setup has under this name.",
+    "enabled": "Whether a second step is asked for.",
+    "replaces": "The id of the set of recovery codes that you know, null where there is none.",
     "code": "A code of the authenticator app, or a recovery code.",
     "first_name": "Given name.",
     "last_name": "Family name.",
@@ -85,6 +88,11 @@ INPUTS = {
     "device_name": "The name to show for this device.",
     "username": "The e-mail address.",
     "grant_type": "The one grant that there is.",
+}
+# Their views tell a member that lacks from one that is null.
+MAY_BE_NULL: dict[type[forms.Form], str] = {
+    forms.DeviceNameForm: "device_name",
+    forms.RecoveryCodesForm: "replaces",
 }
 CHOICES = {"grant_type": ["password"]}
 
@@ -237,8 +245,8 @@ def _refusal(form: type[forms.Form], members: dict[str, Any]) -> InvalidInput | 
 
 def _required(form: type[forms.Form]) -> set[str]:
     """Return the members without which the form is not right."""
-    if form is forms.DeviceNameForm:
-        return {"device_name"}  # its view tells a name that lacks from one that is null
+    if form in MAY_BE_NULL:
+        return {MAY_BE_NULL[form]}
     refusal = _refusal(form, {})
     return {str(field) for field, _ in refusal.errors} if refusal else set()
 
@@ -246,7 +254,11 @@ def _required(form: type[forms.Form]) -> set[str]:
 def _fields(form: type[forms.Form]) -> dict[str, Field]:
     """Return the fields that the API reads: a page's checkbox is none of them."""
     fields = form(formdata=None, meta={"csrf": False})
-    return {field.name: field for field in fields if not isinstance(field, BooleanField)}
+    return {
+        field.name: field
+        for field in fields
+        if not isinstance(field, BooleanField) or field.name in form.switches
+    }
 
 
 def _body(place: Place, form: type[forms.Form]) -> dict[str, Any]:
@@ -269,6 +281,8 @@ def _body(place: Place, form: type[forms.Form]) -> dict[str, Any]:
 
 def _input_schema(form: type[forms.Form], field: Field, *, is_required: bool) -> dict[str, Any]:
     """Return what the validators of a field demand, in JSON Schema's words."""
+    if field.name in form.switches:
+        return {"type": "boolean", "description": INPUTS[field.name]}
     schema = shapes.text(description=INPUTS.get(field.name))
     if field.name in CHOICES:
         schema["enum"] = CHOICES[field.name]
@@ -284,6 +298,7 @@ def _input_schema(form: type[forms.Form], field: Field, *, is_required: bool) ->
 
 
 RULES: dict[Any, Callable[[], dict[str, Any]]] = {
+    forms.is_set_id: lambda: {"format": "uuid"},
     forms.is_email: lambda: {"format": "email", "maxLength": MAX_EMAIL},
     forms.is_phone_number: lambda: {"pattern": f"^({spelling.PHONE_NUMBER})?$"},
     forms.is_strong_password: lambda: {
@@ -352,6 +367,8 @@ def _refusals(spec: APISpec, place: Place) -> dict[str, Any]:
         is_shared = place.limit and all(error in common for error in of_status)
         if is_shared and not place.is_oauth and status != HTTPStatus.UNPROCESSABLE_ENTITY:
             name = status.phrase.replace(" ", "")
+            if any(isinstance(error, InsufficientAuthentication) for error in of_status):
+                name += "OrNotFresh"
             if name not in spec.components.responses:
                 spec.components.response(name, refusal)
             refusals[str(int(status))] = name

@@ -64,6 +64,8 @@ CODES = {
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIuLi4ifQ.c2lnbmF0dXJl"  # noqa: S105
 EMAIL_TOKEN = "ImFkYSI.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
+SETUP_TOKEN = "IkFRSUQi.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
+SET_ID = "01937b61-02aa-7f0e-8c11-5f0d7e2b9a44"
 MFA_TOKEN = "WyIwMTkzIl0.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
 REGISTRATION_TOKEN = "ImNsYWltIg.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
 ID = {"type": "string", "format": "uuid", "examples": ["01936f2a-7c4e-7b1d-9a57-3f6b2c1d4e5f"]}
@@ -322,6 +324,70 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                 "fresh_until": "2026-11-23T18:14:00Z",
             }
         ],
+    ),
+    "TwoStep": _object(
+        "What there is of a second step.",
+        {
+            "enabled_since": or_null(TIME)
+            | {"description": "In UTC, ending in Z; null: two-step sign-in is off."},
+            "app": {
+                "type": ["object", "null"],
+                "description": "The authenticator app, if there is one.",
+                "required": ["created_at", "last_used_at"],
+                "properties": {"created_at": TIME, "last_used_at": or_null(TIME)},
+            },
+            "recovery_codes_left": {"type": "integer", "minimum": 0, "maximum": 10},
+            "recovery_set_id": or_null(ID),
+            "passkeys": {"type": "integer", "minimum": 0},
+            "trusted_browsers": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "How many skip the second step.",
+            },
+        },
+        examples=[
+            {
+                "enabled_since": "2026-11-02T09:30:00.250000Z",
+                "app": {"created_at": "2026-11-02T09:30:00.250000Z", "last_used_at": None},
+                "recovery_codes_left": 8,
+                "recovery_set_id": SET_ID,
+                "passkeys": 0,
+                "trusted_browsers": 1,
+            }
+        ],
+    ),
+    "AppSetup": _object(
+        "What an authenticator app needs (RFC 6238: SHA-1, 6 digits, 30 seconds).",
+        {
+            "secret": text(description="In base 32, to be typed."),
+            "uri": text(format="uri", description="otpauth:, to be shown as a QR code."),
+            "setup_token": text(description="For the call that finishes it."),
+            "expires_in": {
+                "type": "integer",
+                "description": "Seconds until it has to be finished.",
+            },
+        },
+        examples=[
+            {
+                "secret": "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP",
+                "uri": "otpauth://totp/authsite:ada%40example.com?secret=JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+                "&issuer=authsite",
+                "setup_token": SETUP_TOKEN,
+                "expires_in": 900,
+            }
+        ],
+    ),
+    "RecoveryCodes": _object(
+        "Recovery codes, shown once: each signs in once in place of the app.",
+        {
+            "recovery_codes": {
+                "type": ["array", "null"],
+                "items": text(),
+                "description": "Null where none were made.",
+            },
+            "set_id": or_null(ID) | {"description": "Names the current set; null: there is none."},
+        },
+        examples=[{"recovery_codes": ["k7qd2x-mp93ta-vhe8rn-4cwz6j"], "set_id": SET_ID}],
     ),
     "Message": _object(
         "It is done.",

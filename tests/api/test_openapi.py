@@ -36,7 +36,7 @@ from tests.api.conftest import (
     session_id,
     try_login,
 )
-from tests.factories import PASSWORD, turn_on
+from tests.factories import PASSWORD, Phone, turn_on
 
 OPERATION_IDS = {
     ("POST", "/auth/register"): "register",
@@ -67,6 +67,13 @@ OPERATION_IDS = {
     ("GET", "/auth/step-up"): "get_step_up",
     ("POST", "/auth/step-up"): "confirm_step_up",
     ("POST", "/auth/login/second-step"): "complete_login",
+    ("GET", "/users/me/two-step"): "get_two_step",
+    ("PUT", "/users/me/two-step"): "switch_two_step",
+    ("POST", "/users/me/two-step/app"): "begin_app_setup",
+    ("PUT", "/users/me/two-step/app"): "confirm_app_setup",
+    ("DELETE", "/users/me/two-step/app"): "remove_app",
+    ("POST", "/users/me/two-step/recovery-codes"): "replace_recovery_codes",
+    ("DELETE", "/users/me/trusted-browsers"): "forget_trusted_browsers",
     ("GET", "/openapi.json"): "openapi_document",
     ("GET", "/docs"): "docs",
 }
@@ -119,6 +126,9 @@ class Document:
                 "Message",
                 "Introspection",
                 "StepUp",
+                "TwoStep",
+                "AppSetup",
+                "RecoveryCodes",
             ):
                 components["schemas"][name]["additionalProperties"] = False
         OAS31Validator(
@@ -416,6 +426,21 @@ def begun(client):
     return phone, try_login(client).get_json()["mfa_token"]
 
 
+def with_two_steps(client):
+    """Return the token of a session that has shown a code, and the id of its user's recovery codes."""
+    phone, mfa_token = begun(client)
+    body = {"mfa_token": mfa_token, "code": phone.code()}
+    held = client.post(f"{V1}/auth/login/second-step", json=body).get_json()
+    found = client.get(f"{V1}/users/me/two-step", headers=bearer(held)).get_json()
+    return {"ACCESS_TOKEN": held["access_token"], "SET_ID": found["recovery_set_id"]}
+
+
+def beginning(client, access_token):
+    held = {"access_token": access_token}
+    setup = client.post(f"{V1}/users/me/two-step/app", headers=bearer(held)).get_json()
+    return {"SETUP_TOKEN": setup["setup_token"], "CODE": Phone(setup["secret"]).code()}
+
+
 def claimed(client, document):
     """Register where addresses are confirmed first, and return the token of the link."""
     client.application.config["EMAIL_VERIFICATION"] = "required"
@@ -426,7 +451,7 @@ def claimed(client, document):
 
 
 SHELL_VARIABLES = ("ACCESS_TOKEN", "REFRESH_TOKEN", "SESSION_ID", "RESET_TOKEN", "EMAIL_TOKEN")
-SHELL_VARIABLES += ("MFA_TOKEN", "CODE")
+SHELL_VARIABLES += ("MFA_TOKEN", "CODE", "SETUP_TOKEN", "SET_ID")
 
 
 @pytest.mark.parametrize("operation_id", OPERATION_IDS.values())
@@ -436,10 +461,14 @@ def test_each_command_on_the_page_is_answered_as_documented(client, document, pa
     if operation_id == "complete_login":
         phone, mfa_token = begun(client)
         shell = {"MFA_TOKEN": mfa_token, "CODE": phone.code()}
+    elif operation_id == "replace_recovery_codes":
+        shell = with_two_steps(client)
     elif operation_id == "confirm_registration":
         shell = {"REGISTRATION_TOKEN": claimed(client, document)}
     elif operation_id != "register":
         shell = variables(client)
+    if operation_id == "confirm_app_setup":
+        shell |= beginning(client, shell["ACCESS_TOKEN"])
     method, path, operation = document.operations()[operation_id]
     path = path.replace("{session_id}", "$SESSION_ID")
     (command,) = (
@@ -569,6 +598,18 @@ def with_wrong_code(client, document):
     return call(client, document, "complete_login", json=body)
 
 
+def with_wrong_setup_code(client, document):
+    held = signed_in(client)
+    body = beginning(client, held["access_token"]) | {"CODE": "000000"}
+    body = {name.lower(): value for name, value in body.items()}
+    return call(client, document, "confirm_app_setup", held, json=body)
+
+
+def with_an_older_set(client, document):
+    held = {"access_token": with_two_steps(client)["ACCESS_TOKEN"]}
+    return call(client, document, "replace_recovery_codes", held)
+
+
 def with_claim(*, is_taken=False, **members):
     def refused(client, document):
         body = {"token": claimed(client, document), "password": PASSWORD} | members
@@ -592,6 +633,7 @@ def plainly(operation_id, **how):
 
 JSON = {"Content-Type": "application/json"}
 WRONG = {"email": EMAIL, "password": "something else entirely"}
+STALE = (401, "insufficient_user_authentication")
 REFUSALS = [
     ("register", 400, "malformed_request", plainly("register", data="{", headers=JSON)),
     ("register", 409, "email_taken", with_account("register")),
@@ -606,6 +648,20 @@ REFUSALS = [
     ("login_oauth", 403, "mfa_required", with_second_step("login_oauth")),
     ("complete_login", 400, "mfa_token_invalid", plainly("complete_login")),
     ("complete_login", 403, "invalid_code", with_wrong_code),
+    ("begin_app_setup", *STALE, after(timedelta(minutes=11), "begin_app_setup")),
+    ("remove_app", *STALE, after(timedelta(minutes=11), "remove_app")),
+    ("confirm_app_setup", 400, "setup_token_invalid", with_token("confirm_app_setup")),
+    ("confirm_app_setup", 403, "invalid_code", with_wrong_setup_code),
+    (
+        *("switch_two_step", 409, "no_second_step"),
+        with_token("switch_two_step", json={"enabled": True}),
+    ),
+    (
+        *("switch_two_step", 422, "validation_error"),
+        with_token("switch_two_step", json={"enabled": "yes"}),
+    ),
+    ("replace_recovery_codes", 409, "no_second_step", with_token("replace_recovery_codes")),
+    ("replace_recovery_codes", 409, "already_replaced", with_an_older_set),
     ("complete_login", 422, "validation_error", plainly("complete_login", json={"code": "1"})),
     ("login", 422, "validation_error", with_account("login", headers={"X-Device-Id": "\x7f"})),
     ("login", 429, "rate_limited", too_often("login")),
