@@ -6,7 +6,16 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select, text, update
 
-from authsite import accounts, clock, database, passwords, second_steps, sessions, throttling
+from authsite import (
+    accounts,
+    activity,
+    clock,
+    database,
+    passwords,
+    second_steps,
+    sessions,
+    throttling,
+)
 from authsite.crypto import sealing
 from authsite.database.models import AuthenticatorApp, RecoveryCode, User, UserSession
 from authsite.errors import (
@@ -507,3 +516,51 @@ def test_two_new_sets_at_once_leave_one(app_context):
         rows = database.rows(select(RecoveryCode.set_id))
         assert {row.set_id for row in rows} == {won[0][1]}
         assert len(rows) == 10
+
+
+# activity
+
+
+def kinds_of(account) -> list[str]:
+    rows, _ = activity.feed(account.id, limit=100)
+    events = sorted(rows, key=lambda row: (row.created_at, row.kind))
+    return [row.kind for row in events if row.kind not in {"registered", "signed_in"}]
+
+
+def test_each_change_of_the_second_step_is_told_to_its_owner(ada, time_machine):
+    """LIFE 8.4, FACTORS section 5: on, a new app, new codes, a recovery code, off."""
+    _phone, paper = turn_on(ada)
+    expected = ["two_step_on"]
+    assert kinds_of(ada) == expected
+    time_machine.move_to("2026-03-01T12:01:00Z", tick=False)
+    with pytest.raises(InvalidCode):
+        complete(mfa_token(), "000000")
+    assert kinds_of(ada) == expected
+    complete(mfa_token(), paper[0])
+    expected.append("recovery_code_used")
+    assert kinds_of(ada) == expected
+    time_machine.move_to("2026-03-01T12:02:00Z", tick=False)
+    second_steps.recovery.replace(ada.id, replaces=recovery.current_set(ada.id))
+    expected.append("second_step_changed")
+    assert kinds_of(ada) == expected
+    time_machine.move_to("2026-03-01T12:03:00Z", tick=False)
+    setup = second_steps.apps.begin(ada, ada.id)
+    code = Phone(setup.secret).code()
+    second_steps.apps.confirm(ada, ada.id, setup_token=setup.setup_token, code=code)
+    expected.append("second_step_changed")
+    assert kinds_of(ada) == expected
+    time_machine.move_to("2026-03-01T12:04:00Z", tick=False)
+    assert second_steps.apps.remove(ada.id)
+    assert not second_steps.apps.remove(ada.id)
+    assert kinds_of(ada) == [*expected, "two_step_off"]
+
+
+def test_a_recovery_code_that_bought_no_session_was_not_used(ada, two_step, monkeypatch):
+    """The event goes with its act: undone together."""
+    _phone, paper = two_step
+    token = mfa_token()
+    monkeypatch.setattr(sessions, "start", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        complete(token, paper[0])
+    assert kinds_of(ada) == ["two_step_on"]
+    assert recovery.summary(ada.id).left == 10

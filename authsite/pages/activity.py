@@ -40,6 +40,12 @@ SENTENCES = {
     "deletion_cancelled": "Deletion of the account cancelled",
     "deactivated": "Account deactivated",
     "activated": "Account opened again",
+    "two_step_on": "Two-step sign-in turned on",
+    "two_step_off": "Two-step sign-in turned off",
+    "second_step_changed": "Second step changed",
+    "recovery_code_used": "Recovery code used",
+    "passkey_added": "Passkey added",
+    "passkey_removed": "Passkey removed",
 }
 MAILED = frozenset({"password_changed", "password_reset", "password_set", "refresh_reused"})
 

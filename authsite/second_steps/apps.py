@@ -11,7 +11,7 @@ from flask import current_app
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .. import clock, database, events, sessions
+from .. import activity, clock, database, events, sessions
 from ..crypto import sealing, tokens
 from ..database import Row
 from ..database.models import Account, AuthenticatorApp
@@ -73,6 +73,8 @@ def confirm(
         made = recovery.make_if_none(account.id)
         if was_replaced:
             sessions.distrust_all(account.id)
+        is_new = user.two_step_since is None
+        activity.record("two_step_on" if is_new else "second_step_changed", account.id)
     events.record("two_step_on", user_id=account.id, session_id=session_id, factor="app")
     return made
 
@@ -84,7 +86,8 @@ def remove(user_id: uuid.UUID) -> bool:
         was_there = database.run(_DELETE, {"owner_id": user_id}) == 1
         if was_there:
             sessions.distrust_all(user_id)
-            switch.turn_off_without_factors(user)
+            is_off = switch.turn_off_without_factors(user)
+            activity.record("two_step_off" if is_off else "second_step_changed", user_id)
     if was_there:
         events.record("app_removed", user_id=user_id)
     return was_there

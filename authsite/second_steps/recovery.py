@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
-from .. import clock, database, events, sessions
+from .. import activity, clock, database, events, sessions
 from ..database import Row
 from ..database.models import RecoveryCode, User
 from ..errors import AlreadyReplaced, NoSecondStep
@@ -35,6 +35,7 @@ def replace(user_id: uuid.UUID, *, replaces: uuid.UUID | None) -> Made:
             raise AlreadyReplaced
         made = make(user_id)
         sessions.distrust_all(user_id)
+        activity.record("second_step_changed", user_id)
     events.record("recovery_codes", user_id=user_id)
     return made
 

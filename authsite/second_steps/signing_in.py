@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import BindParameter, Uuid, bindparam, exists, select
 
-from .. import accounts, clock, database, events, sessions, throttling
+from .. import accounts, activity, clock, database, events, sessions, throttling
 from ..database.models import ACCOUNT_COLUMNS, Account, AuthenticatorApp, RecoveryCode, User
 from ..errors import InvalidCode, MfaTokenInvalid, SecondStepRequired
 from . import apps, codes, pending, recovery
@@ -113,6 +113,7 @@ def use_code(user_id: uuid.UUID, typed: str) -> str:
     if (code := codes.app_code(typed)) and apps.use(user_id, code, clock.now()):
         return "password+app"
     if (code := codes.recovery_code(typed)) and recovery.use(user_id, code):
+        activity.record("recovery_code_used", user_id)
         events.record("recovery_code", user_id=user_id)
         return "password+recovery"
     events.record("second_step", outcome="failure", user_id=user_id)

@@ -17,7 +17,8 @@ EVENT_KINDS = (
     *("password_changed", "password_set", "password_reset_requested", "password_reset"),
     *("details_changed", "email_change_requested", "email_change_cancelled", "email_changed"),
     *("email_change_undone", "not_me_reported", "data_exported", "deletion_requested"),
-    *("deletion_cancelled", "deactivated", "activated"),
+    *("deletion_cancelled", "deactivated", "activated", "two_step_on", "two_step_off"),
+    *("second_step_changed", "recovery_code_used", "passkey_added", "passkey_removed"),
 )
 
 
