@@ -25,6 +25,7 @@ from authsite.errors import (
     MfaTokenInvalid,
     NoSecondStep,
     SecondStepRequired,
+    SessionRevoked,
     SetupTokenInvalid,
     TooManyAttempts,
 )
@@ -367,6 +368,71 @@ def test_no_trust_is_given_over_the_api_nor_where_the_settings_offer_none(ada, t
     assert complete(mfa_token(), paper[0], is_page=False, is_trusted=True).trust is None
     app.config["TRUSTED_BROWSER_DAYS"] = 0
     assert complete(mfa_token(entrance="page"), paper[1], is_trusted=True).trust is None
+
+
+def _change(ada, held):
+    resumed = sessions.resume_api(held.session_id, ada.id)
+    passwords.change(resumed, PASSWORD, NEW_PASSWORD, ip_address=None)
+
+
+def _everywhere(*, keeps_own):
+    def end(ada, held):
+        how = {"device_name": "x", "ip_address": None, "keeps_own": keeps_own}
+        sessions.end_everywhere(ada.id, held.session_id, reason="revoked", **how)
+
+    return end
+
+
+def _revoke_the_browser(ada, held):
+    (browser,) = [each for each in sessions.active_for(ada.id) if each.entrance == "page"]
+    sessions.end(ada.id, browser.id, reason="revoked", ended_from="x")
+
+
+def _reuse(ada, held):
+    jti = held.jti
+    for _ in range(2):
+        jti = sessions.rotate(held.session_id, ada.id, jti, ip_address=None).jti
+    with pytest.raises(SessionRevoked):
+        sessions.rotate(held.session_id, ada.id, held.jti, ip_address=None)
+
+
+ENDS_OF_TRUST = {
+    "change": _change,
+    "operator's password": lambda ada, held: passwords.set_by_operator(ada.email, NEW_PASSWORD),
+    "deactivated": lambda ada, held: accounts.deactivate(ada.email),
+    "everywhere": _everywhere(keeps_own=False),
+    "everywhere else": _everywhere(keeps_own=True),
+    "that device signed out from another": _revoke_the_browser,
+    "reuse": _reuse,
+    "new codes": lambda ada, held: recovery.replace(ada.id, replaces=recovery.current_set(ada.id)),
+    "turned off": lambda ada, held: second_steps.apps.turn_off(ada.id),
+}
+
+
+@pytest.mark.parametrize("end", ENDS_OF_TRUST.values(), ids=ENDS_OF_TRUST)
+def test_what_ends_trust(ada, two_step, end):
+    """A copied cookie is worth nothing after any of these, whoever holds it."""
+    phone, paper = two_step
+    browser = CLIENT._replace(device_id="b" * 22)
+    waiting = pending.read(mfa_token(entrance="page"), is_page=True)
+    trust = second_steps.complete_with_code(
+        waiting, paper[0], client=browser, is_trusted=True
+    ).trust
+    held = complete(mfa_token(), phone.code()).grant
+    assert sessions.is_trusted(ada.id, trust.secret)
+    end(ada, held)
+    assert not sessions.is_trusted(ada.id, trust.secret)
+
+
+def test_an_ordinary_sign_out_and_another_devices_end_leave_trust_alone(ada, two_step):
+    phone, paper = two_step
+    waiting = pending.read(mfa_token(entrance="page"), is_page=True)
+    client = CLIENT._replace(device_id="b" * 22)
+    signed_in = second_steps.complete_with_code(waiting, paper[0], client=client, is_trusted=True)
+    held = complete(mfa_token(), phone.code()).grant
+    sessions.end(ada.id, signed_in.grant.session_id, reason="logged_out")
+    sessions.end(ada.id, held.session_id, reason="revoked", ended_from="x")
+    assert sessions.is_trusted(ada.id, signed_in.trust.secret)
 
 
 # what a copy of the database gives away, and secrets that are rotated

@@ -8,10 +8,11 @@ from sqlalchemy import and_, delete, or_, select, true, update
 
 from .. import activity, clock, database, events
 from ..database import Row
-from ..database.models import UserSession
+from ..database.models import DISTRUSTED_ENDS, UserSession
 from ..errors import Forbidden, SessionNotFound
 from ..mail import emails, outbox
 from .columns import DEVICE_NAME, IS_OWN, SESSION_ID
+from .trusted import distrust_all, distrust_device
 
 # Ends that are acts of their own; the others belong to one that is told by itself.
 BY_ITSELF = ("logged_out", "revoked")
@@ -28,6 +29,8 @@ def end(
         ended = end_where(user_id, UserSession.id == session_id, reason, ended_from)
         if ended:
             _record_end(user_id, session_id, str(ended[0].device_name), reason, ended_from)
+        if ended and reason in DISTRUSTED_ENDS and ended[0].device_id:
+            distrust_device(user_id, ended[0].device_id)
     if ended:
         events.record("session_ended", user_id=user_id, session_id=session_id, reason=reason)
         return str(ended[0].device_name)
@@ -41,11 +44,15 @@ def end_all(
     keep: uuid.UUID | None = None,
     ended_from: str | None = None,
 ) -> int:
-    """End all live sessions of the user, but for `keep`, and return how many."""
+    """End all live sessions of the user, but for `keep`, and return how many.
+
+    From then on every browser is asked for the second step again, the one of `keep` too.
+    """
     is_other = true() if keep is None else UserSession.id != keep
     condition = and_(UserSession.expires_at > clock.now(), is_other)
     with database.transaction():
         ended = end_where(user_id, condition, reason, ended_from)
+        distrust_all(user_id)
         if ended and reason in BY_ITSELF:
             activity.record("devices_signed_out", user_id, target=f"{len(ended)} devices")
     events.record("sessions_ended", user_id=user_id, reason=reason, count=len(ended))
@@ -118,7 +125,7 @@ def end_where(
         update(UserSession)
         .where(UserSession.user_id == user_id, condition, UserSession.ended_at.is_(None))
         .values(ended_at=clock.now(), end_reason=reason, ended_from=ended_from)
-        .returning(UserSession.id, DEVICE_NAME)
+        .returning(UserSession.id, DEVICE_NAME, UserSession.device_id)
     )
     return database.rows(statement)
 

@@ -14,6 +14,7 @@ from ..errors import RefreshTokenExpired, SessionRevoked
 from ..mail import emails, outbox
 from .columns import DEVICE_NAME, IDLE_LIFETIME, IS_LIVE, IS_OWN, NOW, Grant
 from .ending import end_where
+from .trusted import distrust_all
 
 
 def rotate(
@@ -58,6 +59,7 @@ def _converge_or_end(session_id: uuid.UUID, user_id: uuid.UUID, jti: str, now: d
     with database.transaction():
         ended = end_where(user_id, UserSession.id == session_id, "reuse_detected", None)
         if ended:
+            distrust_all(user_id)
             activity.record("refresh_reused", user_id, target=row.device_name)
             outbox.queue(emails.token_reuse(user_id, row.device_name, now, session_id=session_id))
     events.record("refresh_reuse", outcome="refused", user_id=user_id, session_id=session_id)
