@@ -1,15 +1,24 @@
-"""The second step: finish a sign-in that has begun with the password."""
+"""The second step: finish a sign-in with it, set it up, take it away."""
 
 from urllib.parse import urlencode
 
-from flask import Blueprint, flash, g, redirect, request, session
+import segno
+from flask import Blueprint, Response, flash, g, redirect, request, session
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 
-from .. import second_steps
-from ..errors import InvalidCode, MfaTokenInvalid, SecondStepRequired
+from .. import clock, second_steps, sessions
+from ..errors import (
+    AlreadyReplaced,
+    InvalidCode,
+    MfaTokenInvalid,
+    NoSecondStep,
+    SecondStepRequired,
+    SetupTokenInvalid,
+)
 from ..web import authentication, limits
-from ..web.forms import CodeForm
-from . import answers
+from ..web.forms import AppForm, CodeForm, ConfirmingForm, NewCodesForm, SavedCodesForm
+from . import answers, step_up
 
 blueprint = Blueprint("second_steps", __name__)
 
@@ -19,6 +28,10 @@ WRONG_APP_CODE = "That code is wrong or has been used. Wait for the next one"
 WRONG_RECOVERY_CODE = "That recovery code is wrong or has been used"
 SECOND_STEP = "/login/second-step"
 PENDING = "second_step"
+SETUP = "app_setup"
+SECURITY = "/account/security"
+RECOVERY_CODES = "/account/two-step/recovery-codes"
+REPLACED = "These recovery codes have been replaced since. Make new ones if you do not have them."
 
 
 def ask(required: SecondStepRequired) -> ResponseReturnValue:
@@ -48,6 +61,121 @@ def second_step() -> ResponseReturnValue:
     except MfaTokenInvalid:
         return _start_again(OVERTAKEN)
     return redirect(answers.next_location(), 303)
+
+
+@blueprint.get("/account/security")
+@authentication.login_required
+@limits.read_two_step
+def show_security() -> ResponseReturnValue:
+    """Show what an account is protected with."""
+    caller = authentication.current_session()
+    return answers.page(
+        "second_steps/security.html",
+        since=caller.two_step_since,
+        overview=second_steps.overview.of(caller.account.id),
+    )
+
+
+@blueprint.get("/account/two-step/app")
+@authentication.login_required
+@limits.read_two_step
+def show_app_setup() -> ResponseReturnValue:
+    """Show what an authenticator app scans; the same again until its 15 minutes are over."""
+    return _setup_page(step_up.prepared(AppForm()), _setup())
+
+
+@blueprint.post("/account/two-step/app")
+@authentication.login_required
+@limits.set_up_app
+def set_up_app() -> ResponseReturnValue:
+    """Keep the app that has shown the code; the recovery codes that are made then are shown once."""
+    form, caller = step_up.prepared(AppForm()), authentication.current_session()
+    setup = _setup()
+    if not form.validate() or not step_up.confirmed(form):
+        return _setup_page(form, setup)
+    try:
+        made = second_steps.apps.confirm(
+            caller.account, caller.id, setup_token=setup.setup_token, code=form.code.data or ""
+        )
+    except InvalidCode as wrong:
+        form.refuse("code", wrong.message)
+        return _setup_page(form, setup)
+    session.pop(SETUP)
+    # The session that turned it on is fresh: a copy of its cookie from before shall not be.
+    authentication.confirmed(sessions.renew(caller, authenticated_at=clock.now()))
+    if made.recovery_codes is None:
+        return answers.done("Your new authenticator app is set up. The old one stopped.", SECURITY)
+    return _codes_page(made)
+
+
+@blueprint.get("/account/two-step/app/remove")
+@authentication.login_required
+@limits.read_two_step
+def show_remove_app() -> ResponseReturnValue:
+    """Say what follows from removing the app."""
+    return answers.page("second_steps/remove.html", form=step_up.prepared(ConfirmingForm()))
+
+
+@blueprint.post("/account/two-step/app/remove")
+@authentication.login_required
+@limits.remove_app
+def remove_app() -> ResponseReturnValue:
+    """Remove the app."""
+    form = step_up.prepared(ConfirmingForm())
+    if not form.validate() or not step_up.confirmed(form):
+        return answers.page("second_steps/remove.html", form=form)
+    second_steps.apps.remove(authentication.current_session().account.id)
+    return answers.done("Two-step sign-in is off.", SECURITY)
+
+
+@blueprint.get("/account/two-step/recovery-codes")
+@authentication.login_required
+@limits.read_two_step
+def show_recovery_codes() -> ResponseReturnValue:
+    """Say how many codes are left, and offer new ones; the codes themselves nobody can show again."""
+    return _new_codes_page(step_up.prepared(NewCodesForm()))
+
+
+@blueprint.post("/account/two-step/recovery-codes")
+@authentication.login_required
+@limits.replace_recovery_codes
+def replace_recovery_codes() -> ResponseReturnValue:
+    """Make ten new codes and show them, this once."""
+    form = step_up.prepared(NewCodesForm())
+    if not form.validate() or not step_up.confirmed(form):
+        return _new_codes_page(form)
+    user_id = authentication.current_session().account.id
+    try:
+        made = second_steps.recovery.replace(user_id, replaces=form.set_id)
+    except AlreadyReplaced:
+        return answers.done(REPLACED, RECOVERY_CODES)
+    except NoSecondStep:
+        return answers.done("Two-step sign-in is off.", SECURITY)
+    return _codes_page(made)
+
+
+@blueprint.post("/account/two-step/recovery-codes.txt")
+@authentication.login_required
+@limits.read_two_step
+def download_recovery_codes() -> ResponseReturnValue:
+    """Send the codes of the page back as a file, if they are the current ones."""
+    form, caller = SavedCodesForm(), authentication.current_session()
+    codes = (form.codes.data or "").split()
+    is_current = form.validate() and second_steps.recovery.is_current(caller.account.id, codes)
+    if not is_current:
+        return answers.done(REPLACED, RECOVERY_CODES)
+    response = Response("".join(f"{code}\r\n" for code in codes), mimetype="text/plain")
+    response.headers["Content-Disposition"] = 'attachment; filename="recovery-codes.txt"'
+    return response
+
+
+@blueprint.post("/account/two-step/browsers/forget")
+@authentication.login_required
+@limits.distrust_browsers
+def forget_trusted_browsers() -> ResponseReturnValue:
+    """Ask every browser for the second step again."""
+    count = sessions.distrust_all(authentication.current_session().account.id)
+    return answers.done(f"Forgot {count} browser{'' if count == 1 else 's'}.", SECURITY)
 
 
 def _pending() -> second_steps.pending.Pending | None:
@@ -89,3 +217,41 @@ def _address(path: str, *, how: str | None = None) -> str:
     if "next" in request.args:
         query["next"] = answers.next_location()
     return f"{path}?{urlencode(query, safe='/')}" if query else path
+
+
+def _setup() -> second_steps.apps.Setup:
+    """Return the setup that waits in the cookie, or a new one, which waits there from now on."""
+    caller = authentication.current_session()
+    try:
+        return second_steps.apps.resume(caller.account, caller.id, session.get(SETUP, ""))
+    except SetupTokenInvalid:
+        setup = second_steps.apps.begin(caller.account, caller.id)
+        session[SETUP] = setup.setup_token
+        return setup
+
+
+def _setup_page(form: AppForm, setup: second_steps.apps.Setup) -> ResponseReturnValue:
+    # Black on white with its quiet zone, in dark mode as well: else scanners do not find it.
+    picture = segno.make(setup.uri, micro=False).svg_inline(
+        border=4, dark="#000", light="#fff", omitsize=True
+    )
+    return answers.page(
+        "second_steps/set_up.html",
+        form=form,
+        setup=setup,
+        picture=Markup(picture),  # noqa: S704 - of squares
+        key=" ".join(setup.secret[at : at + 4] for at in range(0, len(setup.secret), 4)),
+        is_on=authentication.current_session().two_step_since is not None,
+    )
+
+
+def _new_codes_page(form: NewCodesForm) -> ResponseReturnValue:
+    caller = authentication.current_session()
+    if caller.two_step_since is None:
+        return answers.done("Two-step sign-in is off.", SECURITY)
+    overview = second_steps.overview.of(caller.account.id)
+    return answers.page("second_steps/new_codes.html", form=form, overview=overview)
+
+
+def _codes_page(made: second_steps.recovery.Made) -> ResponseReturnValue:
+    return answers.page("second_steps/codes.html", codes=made.recovery_codes)

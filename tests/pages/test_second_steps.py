@@ -1,15 +1,18 @@
 """The second step on pages: asked for after the password, whichever page it was given on."""
 
+import base64
+import re
 from datetime import timedelta
 from urllib.parse import quote
 
 import pytest
+import segno
 from sqlalchemy import update
 
 from authsite import accounts, clock, database, sessions
 from authsite.crypto import tokens
 from authsite.database.models import TrustedBrowser, User
-from tests.factories import PASSWORD, turn_on
+from tests.factories import PASSWORD, Phone, turn_on
 from tests.pages.conftest import (
     EMAIL,
     OTHER_EMAIL,
@@ -275,3 +278,173 @@ def test_where_the_settings_offer_no_trust_it_is_not_offered(make_app, sqlite_ur
     show_code(browser, phone.code(), trust="y")
     assert browser.is_signed_in()
     assert browser.cookie("authsite-trust") is None
+
+
+# setting it up, changing it, taking it away
+
+APP = "/account/two-step/app"
+CODES = "/account/two-step/recovery-codes"
+
+
+def key_of(page):
+    return re.search(r'<p class="key"><code>(.*?)</code>', page.text)[1].replace(" ", "")
+
+
+def codes_of(page):
+    return re.findall(r"<li><code>(.*?)</code></li>", page.text)
+
+
+def set_up(browser):
+    """Turn two-step sign-in on as a person does, and return the phone and the page with the codes."""
+    phone = Phone(key_of(browser.get(APP)))
+    return phone, browser.post(APP, code=phone.code(-1))
+
+
+def test_the_picture_the_key_and_the_link_say_the_same(ada):
+    page = ada.get(APP)
+    (link,) = [each["href"] for each in elements(page, "a") if "otpauth:" in str(each["href"])]
+    assert f"secret={key_of(page)}&" in link
+    picture = segno.make(link, micro=False).svg_inline(
+        border=4, dark="#000", light="#fff", omitsize=True
+    )
+    assert picture in page.text
+    assert "style=" not in picture
+    assert elements(page, "div", role="img")
+
+
+def test_the_same_picture_is_shown_after_a_reload_and_after_a_wrong_code(ada):
+    page = ada.get(APP)
+    wrong = ada.post(APP, code="000000")
+    assert wrong.status_code == 422
+    assert summary(wrong) == [("code", "The code is wrong or has been used")]
+    assert key_of(page) == key_of(ada.get(APP)) == key_of(wrong)
+
+
+def test_the_secret_in_the_cookie_is_sealed(ada):
+    key = key_of(ada.get(APP))
+    content = repr(ada.cookie_content())
+    assert "app_setup" in content
+    assert key not in content
+    assert base64.b32decode(key).hex() not in content
+
+
+def test_a_code_turns_it_on_and_the_recovery_codes_are_shown_once(app, ada):
+    phone, page = set_up(ada)
+    assert (page.status_code, heading(page)) == (200, "Save your recovery codes")
+    assert len(set(codes_of(page))) == 10
+    assert session_row(app, ada.session_id()).signed_in_with == "password+app"
+    for path in (CODES, "/account/security", APP):
+        again = ada.get(path)
+        assert not any(code in again.text for code in codes_of(page)), path
+    assert "Two-step sign-in On since" in words(ada.get("/account/security"))
+    assert "10 of 10 recovery codes left" in words(ada.get("/account/security"))
+    ada.sign_out()
+    assert ada.try_sign_in().location == SECOND_STEP
+    assert show_code(ada, phone.code()).status_code == 303
+
+
+def test_what_is_turned_on_ends_no_other_device_and_offers_to(ada, open_browser):
+    other = open_browser()
+    other.sign_in()
+    _, page = set_up(ada)
+    assert elements(page, "a", href="/account/devices/revoke-others")
+    assert other.is_signed_in()
+
+
+def test_the_session_that_turned_it_on_is_fresh_and_a_copy_of_its_cookie_dead(app, ada):
+    thief = Browser(app)
+    thief.client.set_cookie("authsite", ada.cookie().value)
+    set_up(ada)
+    assert not thief.is_signed_in()
+    assert not elements(ada.get(CODES), "input", name="current_code")
+    assert ada.post(CODES, replaces=set_id(ada)).status_code == 200
+
+
+def set_id(browser):
+    return elements(browser.get(CODES), "input", name="replaces")[0]["value"]
+
+
+def test_after_ten_minutes_every_change_asks_for_a_code_and_not_the_password(ada, later):
+    phone, _page = set_up(ada)
+    later(timedelta(minutes=11))
+    for path in (APP, f"{APP}/remove", CODES):
+        asked = ada.get(path)
+        assert elements(asked, "input", name="current_code"), path
+        assert not elements(asked, "input", name="current_password")
+    refused = ada.post(f"{APP}/remove", current_password=PASSWORD)
+    assert refused.status_code == 422
+    refused = ada.post(f"{APP}/remove", current_code="000000")
+    assert refused.status_code == 422
+    assert "On since" in words(ada.get("/account/security"))
+    assert ada.post(f"{APP}/remove", current_code=phone.code()).status_code == 303
+    assert "Off. Your password alone signs in." in words(ada.get("/account/security"))
+
+
+def test_without_a_second_step_a_stale_session_sets_nothing_up(ada, later):
+    later(timedelta(minutes=11))
+    phone = Phone(key_of(ada.get(APP)))
+    refused = ada.post(APP, code=phone.code())
+    assert refused.status_code == 422
+    assert "Off. Your password alone signs in." in words(ada.get("/account/security"))
+    assert ada.post(APP, code=phone.code(), current_password=PASSWORD).status_code == 200
+
+
+def test_removing_the_app_turns_it_off(ada):
+    set_up(ada)
+    answer = ada.post(f"{APP}/remove")
+    assert answer.location == "/account/security"
+    assert flash(ada.get("/account/security")) == "Two-step sign-in is off."
+    ada.sign_out()
+    ada.sign_in()
+    assert ada.is_signed_in()
+
+
+def test_a_new_app_takes_the_place_of_the_old_one(ada, later):
+    old, _page = set_up(ada)
+    later(timedelta(minutes=1))
+    new = Phone(key_of(ada.get(APP)))
+    assert new.secret != old.secret
+    assert ada.post(APP, code=new.code(-1)).location == "/account/security"
+    assert flash(ada.get("/account/security")).startswith("Your new authenticator app is set up.")
+    ada.sign_out()
+    ada.try_sign_in()
+    assert show_code(ada, old.code()).status_code == 422
+    assert show_code(ada, new.code()).status_code == 303
+
+
+def test_new_codes_replace_the_old_ones_and_of_two_tabs_one_is_told(ada):
+    _, page = set_up(ada)
+    seen, token = set_id(ada), ada.csrf_token(CODES)
+    made = ada.send(CODES, {"csrf_token": token, "replaces": seen})
+    assert not set(codes_of(made)) & set(codes_of(page))
+    again = ada.send(CODES, {"csrf_token": token, "replaces": seen})
+    assert again.location == CODES
+    assert flash(ada.get(CODES)).startswith("These recovery codes have been replaced since.")
+
+
+def test_the_codes_are_sent_as_a_file_only_if_they_are_the_current_ones(ada):
+    _, page = set_up(ada)
+    codes = " ".join(codes_of(page))
+    file = ada.post(f"{CODES}.txt", page=CODES, codes=codes)
+    assert file.headers["Content-Disposition"] == 'attachment; filename="recovery-codes.txt"'
+    assert file.mimetype == "text/plain"
+    assert file.text.split() == codes.split()
+    for wrong in ("", "anything else", codes[:-1], "<script>"):
+        assert ada.post(f"{CODES}.txt", page=CODES, codes=wrong).location == CODES
+
+
+def test_browsers_that_are_trusted_can_be_forgotten(app, browser, two_step):
+    trusted(browser, two_step)
+    assert "1 browser skips the code" in words(browser.get("/account/security"))
+    answer = browser.post("/account/two-step/browsers/forget", page="/account/security")
+    assert answer.location == "/account/security"
+    page = browser.get("/account/security")
+    assert flash(page) == "Forgot 1 browser."
+    assert "0 browsers skip the code" in words(page)
+    browser.sign_out()
+    assert browser.try_sign_in().location == SECOND_STEP
+
+
+@pytest.mark.parametrize("path", ["/account/security", APP, f"{APP}/remove", CODES])
+def test_none_of_it_is_shown_to_who_is_not_signed_in(browser, path):
+    assert browser.get(path).location == f"/login?next={path}"
