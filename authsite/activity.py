@@ -18,8 +18,6 @@ from .database import Row, UtcDateTime
 from .database.models import AccountEvent, SignInFailures, User
 
 MAX_FAILURES_A_DAY = 50
-FIRST_BATCH = 1000
-BATCH_SECONDS = 0.1
 MAX_TARGET = 64
 
 
@@ -79,7 +77,7 @@ def delete_old(before: datetime, *, batch_size: int) -> Iterator[int]:
 
     The primary key is ordered by time: nothing younger is looked at. Rows that another run holds are its.
     """
-    size = min(batch_size, FIRST_BATCH)
+    size = min(batch_size, database.FIRST_BATCH)
     while True:
         began_at = time.monotonic()
         oldest = _OLDEST.limit(size).with_for_update(skip_locked=True)
@@ -90,7 +88,7 @@ def delete_old(before: datetime, *, batch_size: int) -> Iterator[int]:
         if not deleted:
             return
         yield deleted
-        share = BATCH_SECONDS / (time.monotonic() - began_at)
+        share = database.BATCH_SECONDS / (time.monotonic() - began_at)
         size = max(1, min(batch_size, int(size * min(share, 2))))
 
 

@@ -2,9 +2,10 @@
 
 import secrets
 import uuid
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 
 from . import accounts, activity, clock, database, events, password_policy, sessions, throttling
 from .crypto import hashing, tokens
@@ -166,9 +167,9 @@ def confirm(
     return changed_at
 
 
-def delete_dead_resets(before: datetime) -> int:
-    """Delete requests that expired before, and return how many."""
-    return database.run(delete(PasswordReset).where(PasswordReset.expires_at < before))
+def delete_dead_resets(before: datetime) -> Iterator[int]:
+    """Delete requests that expired before, in short transactions; yield how many in each."""
+    yield from database.delete_in_batches(PasswordReset.id, PasswordReset.expires_at < before)
 
 
 def _find_owner(reset_id: str) -> uuid.UUID:

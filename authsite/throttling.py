@@ -176,9 +176,13 @@ def may_mail(name: str, whom: str) -> bool:
     return database.row(counted.returning(SignInFailures.recent)) is not None
 
 
-def delete_stale(before: datetime) -> int:
-    """Delete counters whose window ended before; those near the lifelong limit stay."""
-    return database.run(_DELETE_STALE, {"before": before})
+def delete_stale(before: datetime) -> Iterator[int]:
+    """Delete counters whose window ended before, but those near the lifelong limit, in short transactions.
+
+    Yield how many in each.
+    """
+    is_stale = and_(SignInFailures.window_ends_at < before, SignInFailures.consecutive < MAX_RECENT)
+    yield from database.delete_in_batches(SignInFailures.key, is_stale)
 
 
 def _counter_with_room(
@@ -240,6 +244,3 @@ _GIVE_BACK = (
 )
 _FORGET = delete(SignInFailures).where(_KEY)
 _FORGET_ONLY_ONE = _FORGET.where(SignInFailures.recent <= 1)
-_DELETE_STALE = delete(SignInFailures).where(
-    SignInFailures.window_ends_at < bindparam("before"), SignInFailures.consecutive < MAX_RECENT
-)

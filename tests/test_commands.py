@@ -339,12 +339,13 @@ def test_send_mail_exits_with_1_when_something_could_not_be_sent(make_app):
 
 
 @on_one_database
-def test_the_mail_worker_delivers_until_it_is_told_to_stop(with_mail, environ):
+@pytest.mark.parametrize("command", [["worker"], ["send-mail", "--loop"]], ids=" ".join)
+def test_the_worker_delivers_until_it_is_told_to_stop(with_mail, environ, command):
     """DP-08: what is queued while it runs leaves at its next turn, and SIGTERM ends it with 0."""
     _, mailbox = with_mail
     mail = {"MAIL_SERVER": services.HOST, "MAIL_PORT": str(mailbox.port)}
     worker = subprocess.Popen(
-        [sys.executable, "-m", "flask", "send-mail", "--loop"],
+        [sys.executable, "-m", "flask", *command],
         cwd=services.ROOT,
         env=environ | mail,
         stdout=subprocess.PIPE,

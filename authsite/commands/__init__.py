@@ -1,6 +1,15 @@
 """The command line: one line around a verb each. Exit 0 done, 1 failed, 2 bad arguments."""
 
-from . import accounts, activity, mail, products, services, sessions
+from . import accounts, activity, mail, products, services, sessions, worker
 from .shell import blueprint
 
-__all__ = ["accounts", "activity", "blueprint", "mail", "products", "services", "sessions"]
+__all__ = [
+    "accounts",
+    "activity",
+    "blueprint",
+    "mail",
+    "products",
+    "services",
+    "sessions",
+    "worker",
+]

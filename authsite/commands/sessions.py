@@ -7,11 +7,10 @@ from datetime import timedelta
 
 import click
 
-from .. import accounts, clock, events, passwords, registrations, sessions, throttling
+from .. import chores, clock, events, sessions
 from .shell import blueprint, reporting
 
 PAUSE_BETWEEN_BATCHES = 0.01
-ADOPT_FROM = timedelta(days=30)
 
 
 @blueprint.cli.command("cleanup-sessions")
@@ -40,10 +39,9 @@ def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bo
             if found and not dry_run:
                 time.sleep(PAUSE_BETWEEN_BATCHES)  # sign-ins and refreshes go first
     if not dry_run:
-        passwords.delete_dead_resets(before)
-        throttling.delete_stale(before)
-        registrations.delete_expired(clock.now())
-        accounts.adopt(since=clock.now() - ADOPT_FROM)
+        for chore in chores.BESIDE_SESSIONS:
+            for _ in chore.batches(before):
+                time.sleep(PAUSE_BETWEEN_BATCHES)
     seconds = round(time.monotonic() - started, 3)
     events.record("cleanup", deleted=deleted, dry_run=dry_run, seconds=seconds)
     if as_json:

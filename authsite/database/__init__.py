@@ -6,8 +6,9 @@ round trips of BEGIN and ROLLBACK; inside, it belongs to the transaction. Rows c
 """
 
 import secrets
-import select
+import select as selecting
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,18 @@ import sqlalchemy
 from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.rows import namedtuple_row
-from sqlalchemy import ColumnElement, Connection, DateTime, Engine, MetaData, Select, event, func
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    DateTime,
+    Engine,
+    MetaData,
+    Select,
+    delete,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.exc import InvalidatePoolError
@@ -32,6 +44,12 @@ from sqlalchemy.types import TypeDecorator
 
 # What a statement answers: immutable, with its columns as attributes.
 Row = sqlalchemy.Row[*tuple[Any, ...]]
+
+
+# The clean-up's transactions: sign-ins and refreshes may have to wait for one of them.
+FIRST_BATCH = 1000
+LARGEST_BATCH = 5000
+BATCH_SECONDS = 0.1
 
 
 class Base(DeclarativeBase):
@@ -213,6 +231,24 @@ def is_among(column: Any, ids: Select[Any]) -> ColumnElement[bool]:
     return cast("ColumnElement[bool]", column == func.any(func.array(ids.scalar_subquery())))
 
 
+def delete_in_batches(key: Any, is_dead: ColumnElement[bool]) -> Iterator[int]:
+    """Delete rows by their primary key in short transactions; yield how many in each.
+
+    Rows that another transaction holds are skipped: nobody is waited for. A batch that takes long makes the
+    next one smaller.
+    """
+    size = FIRST_BATCH
+    while True:
+        began_at = time.monotonic()
+        dead = select(key).where(is_dead).limit(size).with_for_update(skip_locked=True)
+        deleted = run(delete(key.table).where(is_among(key, dead)))
+        if not deleted:
+            return
+        yield deleted
+        share = BATCH_SECONDS / (time.monotonic() - began_at)
+        size = max(1, min(LARGEST_BATCH, int(size * min(share, 2))))
+
+
 def is_sqlite() -> bool:
     """Return whether this application runs on SQLite."""
     return db.engine.dialect.name == "sqlite"
@@ -279,8 +315,8 @@ def _refuse_dropped(connection: Any, _record: Any, _proxy: Any) -> None:
     """
     if connection.closed:
         raise InvalidatePoolError
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
+    poll = selecting.poll()
+    poll.register(connection.fileno(), selecting.POLLIN)
     if poll.poll(0):
         raise InvalidatePoolError
 

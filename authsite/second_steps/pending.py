@@ -6,6 +6,7 @@ after the password has changed.
 
 import hashlib
 import uuid
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -78,6 +79,11 @@ def spend_once(purpose: str, value: str, *, expires_at: datetime) -> bool:
     insert = (sqlite if database.is_sqlite() else postgresql).insert(SpentToken)
     statement = insert.values(digest=digest, expires_at=expires_at).on_conflict_do_nothing()
     return database.run(statement) == 1
+
+
+def delete_spent() -> Iterator[int]:
+    """Delete notes of what would have expired anyway, in short transactions; yield how many in each."""
+    yield from database.delete_in_batches(SpentToken.digest, SpentToken.expires_at < clock.now())
 
 
 def _digest(purpose: str, value: str) -> bytes:

@@ -11,10 +11,6 @@ from sqlalchemy import Select, Uuid, bindparam, case, delete, func, literal, or_
 from .. import clock, database
 from ..database.models import UserSession
 
-# The clean-up's transactions: sign-ins and refreshes may have to wait for one of them.
-FIRST_BATCH = 1000
-BATCH_SECONDS = 0.1
-
 
 def delete_dead(
     before: datetime, *, batch_size: int, is_dry_run: bool = False
@@ -29,7 +25,7 @@ def delete_dead(
     """
     is_dead = or_(UserSession.ended_at < before, UserSession.expires_at < before)
     last, end = uuid.UUID(int=0), database.first_uuid7(before)
-    size = min(batch_size, FIRST_BATCH)
+    size = min(batch_size, database.FIRST_BATCH)
     while stretch := database.row(_STRETCH, {"last": last, "end": end, "size": size}):
         began_at = time.monotonic()
         looked_at, upto = stretch.looked_at, stretch.id
@@ -42,7 +38,7 @@ def delete_dead(
             deleted = database.run(
                 delete(UserSession).where(database.is_among(UserSession.id, claimed))
             )
-            share = BATCH_SECONDS / (time.monotonic() - began_at)
+            share = database.BATCH_SECONDS / (time.monotonic() - began_at)
             # At most twice as many as before: what took no time may have found nothing to delete.
             size = max(1, min(batch_size, int(size * min(share, 2))))
             yield looked_at, deleted

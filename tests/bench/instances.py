@@ -211,7 +211,7 @@ class Estate:
 
     def _start_worker(self, stack: ExitStack) -> None:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "flask", "--app", "wsgi", "send-mail", "--loop"],
+            [sys.executable, "-m", "flask", "--app", "wsgi", "worker"],
             cwd=services.ROOT,
             env=self.instances[0].environ,
             stdout=subprocess.DEVNULL,
