@@ -48,6 +48,7 @@ def ada(app_context):
 def ada_on_postgresql(empty_postgresql_url):
     """An account on PostgreSQL, for what is only there: row locks, and many rows in a second."""
     app = create_app({"DATABASE_URL": empty_postgresql_url, "SECRET_KEY": services.SECRET_KEY})
+    app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
     with app.app_context():
         yield factories.account()
         database.engine().dispose()

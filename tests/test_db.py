@@ -5,6 +5,7 @@ import time
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
 
+import psycopg
 import pytest
 from sqlalchemy import event, exc, insert, select, text
 
@@ -351,6 +352,7 @@ def test_sqlite_readers_do_not_wait_for_a_writer(on_sqlite):
 @pytest.fixture
 def on_postgresql(empty_postgresql_url):
     app = create_app({"DATABASE_URL": empty_postgresql_url, "SECRET_KEY": services.SECRET_KEY})
+    app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
     with app.app_context():
         yield app
         database.engine().dispose()
@@ -366,6 +368,21 @@ def test_no_statement_and_no_lock_is_waited_for_longer_than_ten_seconds(on_postg
 
     assert by_itself == inside
     assert 0 < int(inside.removesuffix("s")) <= 10
+
+
+@pytest.mark.postgresql
+def test_a_connection_whose_first_question_fails_is_closed(on_postgresql, monkeypatch):
+    """FA-01: it never reaches the pool, and the server would count it until it is collected."""
+    opened = []
+
+    def fail(connection):
+        opened.append(connection)
+        raise psycopg.OperationalError("the server hung up")
+
+    monkeypatch.setattr(database, "_is_pooled", fail)
+    with pytest.raises(exc.OperationalError):
+        database.row(text("SELECT 1"))
+    assert [each.closed for each in opened] == [True]
 
 
 @pytest.mark.postgresql

@@ -301,9 +301,13 @@ class ImpatientConnection(psycopg.Connection[Any]):
 
 def _connect_impatiently(_dialect: Any, _record: Any, args: Any, options: Any) -> Any:
     connection = ImpatientConnection.connect(*args, **options)
-    if _is_pooled(connection):
-        # The next transaction may run on another server connection, which has not prepared anything.
-        connection.prepare_threshold = None
+    try:
+        if _is_pooled(connection):
+            # The next transaction may run on another server connection, which has not prepared anything.
+            connection.prepare_threshold = None
+    except BaseException:
+        connection.close()  # nobody else has seen it: it would stand open until it is collected
+        raise
     return connection
 
 
