@@ -1,14 +1,19 @@
 """What app.js adds to pages that do without it."""
 
+import shutil
 from datetime import datetime, timedelta
 
 import pytest
 import requests
 from playwright.sync_api import expect
 
+from tests import services
 from tests.browser.conftest import (
+    ARGUMENTS,
     SIGNED_OUT_ELSEWHERE,
+    WITHOUT,
     api_sign_in,
+    browsers,
     device,
     fill_in_login,
     flash,
@@ -92,9 +97,23 @@ def test_a_time_is_told_in_the_readers_own_time_zone(open_page, email):
         assert "UTC" not in time.inner_text()
 
 
-def test_a_page_that_comes_back_as_it_was_left_is_asked_for_again(open_page, site, email):
+@pytest.fixture
+def whole_chromium(chromium, site):
+    """Open pages in the browser that people have: the headless shell keeps no page as it was left."""
+    program = shutil.which("chromium")
+    if program is None:
+        services.missing("No chromium: install the package chromium")
+    browser = chromium.browser_type.launch(
+        executable_path=program, args=ARGUMENTS, ignore_default_args=WITHOUT
+    )
+    with browsers(browser, site) as open_:
+        yield open_
+    browser.close()
+
+
+def test_a_page_that_comes_back_as_it_was_left_is_asked_for_again(whole_chromium, site, email):
     """PG-08: a device that was signed out meanwhile finds out at once, and not on the next click."""
-    page = open_page()
+    page = whole_chromium()
     sign_in(page, email)
     page.evaluate(
         "addEventListener('pageshow', (event) => { sessionStorage.cameBack = event.persisted })"
