@@ -179,7 +179,12 @@ def activate(email: str) -> Account:
 
 def find_by_email(email: str) -> Account:
     """Return the account of this address; raise UnknownAccount."""
-    row = database.row(_BY_ID, {"user_id": find_id(email)})
+    return find_by_id(find_id(email))
+
+
+def find_by_id(user_id: uuid.UUID) -> Account:
+    """Return the account; raise UnknownAccount."""
+    row = database.row(_BY_ID, {"user_id": user_id})
     if row is None:
         raise UnknownAccount
     return Account._make(row)

@@ -140,6 +140,12 @@ def forget(email: str) -> None:
     database.run(_FORGET, {"counter": key_for(email)})
 
 
+def failures(email: str) -> int:
+    """Return how many wrong passwords in a row are on the count of the address."""
+    found = database.row(_CONSECUTIVE, {"counter": key_for(email)})
+    return found.consecutive if found else 0
+
+
 def close(email: str) -> None:
     """Have only a reset open the address again; browsers that have signed in to it before are spared."""
     full = {
@@ -242,5 +248,6 @@ _GIVE_BACK = (
     .where(_KEY, SignInFailures.consecutive < CLOSED)
     .values(recent=SignInFailures.recent - 1, consecutive=0)
 )
+_CONSECUTIVE = select(SignInFailures.consecutive).where(_KEY)
 _FORGET = delete(SignInFailures).where(_KEY)
 _FORGET_ONLY_ONE = _FORGET.where(SignInFailures.recent <= 1)

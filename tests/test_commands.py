@@ -23,9 +23,16 @@ from authsite import (
     passwords,
     service_clients,
     sessions,
+    throttling,
 )
 from authsite.database.models import OutgoingMail, PasswordReset, SignInFailures, User, UserSession
-from authsite.errors import InactiveAccount, InvalidClient, InvalidCredentials, SessionRevoked
+from authsite.errors import (
+    InactiveAccount,
+    InvalidClient,
+    InvalidCredentials,
+    SessionRevoked,
+    TooManyAttempts,
+)
 from authsite.mail import outbox
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
@@ -579,3 +586,66 @@ def test_a_service_client_gets_a_secret_that_its_entry_lets_in(app, monkeypatch)
 @pytest.mark.parametrize("name", ["", "a b", "a:b", "a,b", "x" * 65, "ä"])
 def test_a_name_that_the_setting_could_not_hold_is_refused(app, name):
     assert app.test_cli_runner().invoke(args=["service-client", name]).exit_code == 2
+
+
+# An operator's look
+
+
+def test_show_user_tells_an_account_by_address_or_id(cli, ada):
+    factories.session_rows(ada, 2)
+    with pytest.raises(InvalidCredentials):
+        accounts.authenticate(ada.email, "wrong password")
+
+    for name in ("Ada@Example.com", str(ada.id)):
+        told = cli("show-user", name)
+        assert told.exit_code == 0
+        for line in (
+            f"id               {ada.id}",
+            "email            ada@example.com",
+            "state            open",
+            "wrong passwords  1",
+            "sessions         2",
+        ):
+            assert line in told.stdout.splitlines()
+        assert "argon2" not in told.output
+
+
+@pytest.mark.parametrize("name", ["nobody@example.com", "01a21a7f-7e02-721c-ba92-75890a2bbe42"])
+@pytest.mark.parametrize("command", ["show-user", "list-sessions", "unlock"])
+def test_whom_nobody_knows_is_shown_to_nobody(cli, ada, command, name):
+    result = cli(command, name)
+
+    assert (result.exit_code, "Error: " in result.stderr) == (1, True)
+    assert "Traceback" not in result.output
+
+
+def test_one_session_is_found_and_ended_and_the_others_stay(cli, ada):
+    grace = factories.account(email="grace@example.com")
+    factories.session_rows(ada, 2)
+    factories.session_rows(grace)
+    found = json.loads(last_line(cli("list-sessions", ada.email, "--json").output))
+    ended = cli("revoke-session", found[0]["id"])
+
+    assert len(found) == 2
+    assert ended.exit_code == 0
+    assert [str(each.id) for each in sessions.active_for(ada.id)] == [found[1]["id"]]
+    assert len(sessions.active_for(grace.id)) == 1
+    assert found[1]["id"] in cli("list-sessions", ada.email).output
+    assert found[0]["id"] not in cli("list-sessions", ada.email).output
+
+
+def test_a_session_that_is_none_is_not_ended(cli, ada):
+    factories.session_rows(ada)
+    assert cli("revoke-session", "01a21a7f-7e02-721c-ba92-75890a2bbe42").exit_code == 1
+    assert cli("revoke-session", "no-id").exit_code == 2
+    assert len(sessions.active_for(ada.id)) == 1
+
+
+def test_unlock_lets_the_owner_sign_in_again(cli, ada):
+    """Whom others have locked out need not wait."""
+    throttling.close(ada.email)
+    with pytest.raises(TooManyAttempts):
+        accounts.authenticate(ada.email, PASSWORD)
+
+    assert cli("unlock", ada.email).exit_code == 0
+    assert accounts.authenticate(ada.email, PASSWORD).account.id == ada.id

@@ -1,11 +1,13 @@
 """Single acts on one account: the same verbs and rules as for pages and API."""
 
 import sys
+import uuid
 
 import click
 from flask import current_app
 
-from .. import accounts, addresses, exports, passwords, sessions
+from .. import accounts, addresses, events, exports, passwords, sessions, throttling
+from ..web import times
 from ..web.forms import RegisterForm
 from .shell import blueprint, reporting
 
@@ -77,6 +79,44 @@ def export_user(email: str) -> None:
     """Print all that is held of an account as JSON, for whoever asked for it by letter; its owner is told."""
     for piece in exports.export_for_operator(email):
         click.echo(piece, nl=False)
+
+
+@blueprint.cli.command("show-user")
+@click.argument("email_or_id")
+@reporting
+def show_user(email_or_id: str) -> None:
+    """Show an account: its state, the wrong passwords on its count, and where it is signed in."""
+    try:
+        account = accounts.find_by_id(uuid.UUID(email_or_id))
+    except ValueError:
+        account = accounts.find_by_email(email_or_id)
+    active = sessions.active_for(account.id)
+    facts = {
+        "id": account.id,
+        "email": account.email,
+        "confirmed": times.iso(account.email_verified_at) if account.email_verified_at else "no",
+        "created": times.iso(account.created_at),
+        "state": "open" if account.is_active else "deactivated",
+        "superuser": "yes" if account.is_superuser else "no",
+        "wrong passwords": throttling.failures(account.email),
+        "wrong codes": throttling.wrong_second_steps(account.id),
+        "sessions": len(active),
+        "last signed in": max((times.iso(each.created_at) for each in active), default="-"),
+    }
+    for name, value in facts.items():
+        click.echo(f"{name:16} {value}")
+
+
+@blueprint.cli.command("unlock")
+@click.argument("email")
+@reporting
+def unlock(email: str) -> None:
+    """Take an account's wrong passwords and codes off the count, so that its owner may try again."""
+    account = accounts.find_by_email(email)
+    throttling.forget(account.email)
+    throttling.forget_second_step(account.id)
+    events.record("unlock", user_id=account.id)
+    click.echo(f"Unlocked {account.email}.")
 
 
 @blueprint.cli.command("revoke-sessions")

@@ -3,11 +3,14 @@
 import json
 import sys
 import time
+import uuid
 from datetime import timedelta
 
 import click
 
-from .. import chores, clock, events, sessions
+from .. import accounts, chores, clock, events, sessions
+from ..errors import SessionNotFound
+from ..web import times
 from .shell import blueprint, reporting
 
 PAUSE_BETWEEN_BATCHES = 0.01
@@ -49,6 +52,40 @@ def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bo
         click.echo(json.dumps(facts | {"seconds": seconds}))
     else:
         click.echo(f"{'Would delete' if dry_run else 'Deleted'} {deleted} sessions.")
+
+
+@blueprint.cli.command("list-sessions")
+@click.argument("email")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
+@reporting
+def list_sessions(email: str, as_json: bool) -> None:
+    """List where an account is signed in, the last used first."""
+    found = [
+        {
+            "id": str(each.id),
+            "device_name": each.device_name,
+            "ip_address": each.ip_address,
+            "created_at": times.iso(each.created_at),
+            "last_used_at": times.iso(each.last_used_at),
+        }
+        for each in sessions.active_for(accounts.find_by_email(email).id)
+    ]
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for each in found:
+        click.echo("  ".join(str(value or "-") for value in each.values()))
+
+
+@blueprint.cli.command("revoke-session")
+@click.argument("session_id", type=click.UUID)
+@reporting
+def revoke_session(session_id: uuid.UUID) -> None:
+    """End one session, by the id that list-sessions and the log show."""
+    owner = sessions.find_owner(session_id)
+    if owner is None:
+        raise SessionNotFound
+    click.echo(f"Signed out {sessions.end(owner, session_id, reason='revoked')}.")
 
 
 @blueprint.cli.command("session-stats")
