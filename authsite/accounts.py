@@ -10,7 +10,17 @@ from sqlalchemy import String, Uuid, bindparam, exists, func, insert, literal, o
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from . import activity, clock, database, events, password_policy, sessions, spelling, throttling
+from . import (
+    activity,
+    clock,
+    database,
+    events,
+    password_policy,
+    sessions,
+    spelling,
+    throttling,
+    webhooks,
+)
 from .crypto import hashing
 from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User, UserEmail
 from .errors import (
@@ -93,6 +103,7 @@ def create(
                 raise EmailTaken(field="email")
             send_verification(account)
             activity.record("registered", account.id)
+            webhooks.emit("user.created", account.id)
     except (IntegrityError, EmailTaken):
         events.record("register", outcome="refused", code=EmailTaken.code)
         raise EmailTaken(field="email") from None
@@ -152,6 +163,7 @@ def update_details(user_id: uuid.UUID, changes: Mapping[str, str | None]) -> Acc
         if row is None:
             raise UnknownAccount
         activity.record("details_changed", user_id)
+        webhooks.emit("user.updated", user_id)
     return Account._make(row)
 
 
@@ -161,6 +173,7 @@ def deactivate(email: str) -> Account:
     with database.transaction():
         _set_active(account.id, is_active=False)
         activity.record("deactivated", account.id)
+        webhooks.emit("user.deactivated", account.id)
         sessions.end_all(account.id, reason="deactivated")
         end_resets(account.id)
     events.record("deactivate", user_id=account.id)
@@ -173,6 +186,7 @@ def activate(email: str) -> Account:
     with database.transaction():
         _set_active(account.id, is_active=True)
         activity.record("activated", account.id)
+        webhooks.emit("user.activated", account.id)
     events.record("activate", user_id=account.id)
     return account
 

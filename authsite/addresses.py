@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, select, update
 
-from . import accounts, activity, clock, database, events
+from . import accounts, activity, clock, database, events, webhooks
 from .crypto import tokens
 from .database import Row
 from .database.models import ACCOUNT_COLUMNS, Account, User
@@ -65,6 +65,7 @@ def _confirm(facts: dict[str, Any]) -> Row | None:
         row = database.row(_VERIFY, facts)
         if row is not None:
             activity.record("email_verified", facts["owner_id"])
+            webhooks.emit("user.updated", facts["owner_id"])
     return row
 
 

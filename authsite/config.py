@@ -1,5 +1,6 @@
 """One table from environment variables to settings; every problem is reported at once."""
 
+import base64
 import os
 import re
 import secrets
@@ -20,6 +21,11 @@ EXAMPLE_SECRETS = frozenset(
 )
 SERVICE_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MIN_SECRET_BYTES = 32
+MAX_WEBHOOK_URL = 2048
+WEBHOOK_EVENTS = (
+    *("user.created", "user.updated", "user.deactivated", "user.activated", "user.deleted"),
+    "session.ended",
+)
 MIN_PASSWORD_LENGTH = 8
 
 
@@ -49,6 +55,10 @@ def load(environ: Mapping[str, str]) -> dict[str, Any]:
     if settings["FORWARD_AUTH_ORIGINS"] and not settings["TRUSTED_PROXY_HOPS"]:
         problems.append(
             "FORWARD_AUTH_ORIGINS needs TRUSTED_PROXY_HOPS=1 or more: without a proxy nobody forwards"
+        )
+    if settings["WEBHOOK_URLS"] and not settings["WEBHOOK_SECRETS"]:
+        problems.append(
+            "WEBHOOK_URLS needs WEBHOOK_SECRETS, by which receivers know who is telling"
         )
     if settings["IS_PRODUCTION"]:
         problems += _production_problems(settings)
@@ -87,6 +97,10 @@ def _production_problems(settings: Mapping[str, Any]) -> list[str]:
             "FORWARD_AUTH_ORIGINS must list https:// origins",
         ),
         (not settings["MAIL_SERVER"], "MAIL_SERVER is not set"),
+        (
+            not all(each.startswith("https://") for each in settings["WEBHOOK_URLS"]),
+            "WEBHOOK_URLS must all start with https://",
+        ),
         (
             not settings["REDIS_URL"] and settings["WORKERS"] > 1,
             "REDIS_URL is not set, and more than one worker needs it to share rate limits",
@@ -232,6 +246,59 @@ def _origins(text: str) -> list[str]:
     return origins
 
 
+def _webhook_urls(text: str) -> list[str]:
+    urls = list(dict.fromkeys(_list(text)))
+    for url in urls:
+        if not _is_webhook_url(url):
+            raise ValueError(
+                "must list addresses like https://app.example.com/hooks, separated by commas,"
+                " without a user, a password or a #"
+            )
+    return urls
+
+
+def _is_webhook_url(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        return False
+    return (
+        parts.scheme in {"http", "https"}
+        and bool(parts.hostname)
+        and "@" not in parts.netloc
+        and "#" not in url
+        and port != 0
+        and len(url) <= MAX_WEBHOOK_URL
+        and url.isascii()
+        and not re.search(r"[\x00-\x20\x7f]", url)
+    )
+
+
+def _webhook_secrets(text: str) -> list[bytes]:
+    """Return the keys of secrets in the form of Standard Webhooks: 24 to 64 bytes in Base64."""
+    found = []
+    for each in _list(text):
+        prefix, _, encoded = each.partition("whsec_")
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except ValueError:
+            key = b""
+        if prefix or not 24 <= len(key) <= 64:
+            raise ValueError(
+                "must list secrets like whsec_ and the Base64 of 24 to 64 random bytes, newest first"
+            )
+        found.append(key)
+    return found
+
+
+def _webhook_events(text: str) -> list[str]:
+    wanted = _list(text)
+    if not wanted or not set(wanted) <= set(WEBHOOK_EVENTS):
+        raise ValueError("must list some of " + ", ".join(WEBHOOK_EVENTS))
+    return wanted
+
+
 def _service_clients(text: str) -> list[tuple[str, bytes]]:
     """Return (name, SHA-256 of the secret) by entry; a name may stand twice while its secret rotates."""
     entries = []
@@ -294,6 +361,9 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
     "MAIL_DEFAULT_SENDER": ("MAIL_DEFAULT_SENDER", str, None),
     "SITE_NAME": ("SITE_NAME", str, "authsite"),
     "CORS_ORIGINS": ("CORS_ORIGINS", _origins, []),
+    "WEBHOOK_URLS": ("WEBHOOK_URLS", _webhook_urls, []),
+    "WEBHOOK_SECRETS": ("WEBHOOK_SECRETS", _webhook_secrets, []),
+    "WEBHOOK_EVENTS": ("WEBHOOK_EVENTS", _webhook_events, list(WEBHOOK_EVENTS)),
     "SERVICE_CLIENTS": ("SERVICE_CLIENTS", _service_clients, []),
     "EMAIL_VERIFICATION": (
         "EMAIL_VERIFICATION",

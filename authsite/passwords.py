@@ -7,7 +7,17 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import bindparam, func, insert, select, update
 
-from . import accounts, activity, clock, database, events, password_policy, sessions, throttling
+from . import (
+    accounts,
+    activity,
+    clock,
+    database,
+    events,
+    password_policy,
+    sessions,
+    throttling,
+    webhooks,
+)
 from .crypto import hashing, tokens
 from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User
 from .errors import ResetTokenInvalid, WeakPassword, WrongCurrentPassword
@@ -86,6 +96,7 @@ def reset(
         # The link came by mail: it proves the address as well as one that was sent to do so.
         if database.run(_VERIFY, {"owner_id": account.id, "now": now}):
             activity.record("email_verified", account.id)
+            webhooks.emit("user.updated", account.id)
         # Of two uses at once, this finds the link live for one.
         key = {"owner_id": account.id, "reset_id": reset_id, "now": now}
         if not database.run(_USE_RESET, key):

@@ -92,7 +92,7 @@ def empty_postgresql_url(postgresql_url: str) -> Iterator[str]:
     yield postgresql_url
     with psycopg.connect(postgresql_url, autocommit=True) as connection:
         connection.execute("DELETE FROM users")  # and with them all that is theirs
-        for table in ("sign_in_failures", "registrations", "outgoing_mails"):
+        for table in ("sign_in_failures", "registrations", "outgoing_mails", "outgoing_events"):
             connection.execute(f"DELETE FROM {table}")
 
 

@@ -23,9 +23,9 @@ EXCEPTIONS = {
     "authsite.accounts.adopt": "lists addresses of all who registered during a release",
     "authsite.activity.count_before": "cleans up",
     "authsite.activity.delete_old": "cleans up",
-    "authsite.mail.outbox._claim": "takes what is due, whosever it is",
     "authsite.mail.outbox._recipient": "tells whether a claimed address has an account",
     "authsite.mail.outbox.depth": "counts, for the operator",
+    "authsite.outboxes.claim": "takes what is due, whosever it is",
     "authsite.passwords._find_owner": "finds the user of a link of the release before",
     "authsite.passwords.delete_dead_resets": "cleans up",
     "authsite.sessions.cleanup._counts": "counts, for the operator",
@@ -33,6 +33,8 @@ EXCEPTIONS = {
     "authsite.sessions.cleanup.delete_dead": "cleans up",
     "authsite.sessions.ending.find_owner": "finds the user of a cookie of the release before, "
     "and tells another's session from none",
+    "authsite.webhooks.outbox.delete_orphans": "cleans up",
+    "authsite.webhooks.outbox.depth": "counts, for the operator",
 }
 
 

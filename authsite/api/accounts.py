@@ -36,7 +36,7 @@ def register() -> tuple[dict[str, Any], int]:
         "phone_number": form.phone_number.data or None,
     }
     if not registrations.are_claims():
-        return answers.user(accounts.register(**person).account), 201
+        return accounts.register(**person).account.public(), 201
     client = authentication.client()
     registrations.claim(
         **person, device_name=sessions.describe(client).name, ip_address=client.ip_address
@@ -53,7 +53,7 @@ def confirm_registration() -> tuple[dict[str, Any], int]:
     if not registrations.are_claims():
         abort(404)
     confirmed = registrations.confirm(form.token.data or "", password=form.password.data)
-    return answers.user(confirmed.account), 201
+    return confirmed.account.public(), 201
 
 
 @blueprint.post("/auth/login")
@@ -98,7 +98,7 @@ def refresh_token() -> Response:
 @limits.read_account
 def get_current_user_info() -> dict[str, Any]:
     """Return the account behind the token."""
-    return answers.user(authentication.current_session().account)
+    return authentication.current_session().account.public()
 
 
 @blueprint.patch("/users/me")
@@ -107,7 +107,7 @@ def update_current_user() -> dict[str, Any]:
     """Change the details that are named."""
     form = DetailsForm.from_json()
     account = authentication.current_session().account
-    return answers.user(accounts.update_details(account.id, form.changes()))
+    return accounts.update_details(account.id, form.changes()).public()
 
 
 def _log_in(email: str, password: str, *, entrance: str) -> Response:

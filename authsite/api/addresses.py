@@ -34,4 +34,4 @@ def verify_email() -> dict[str, Any]:
     """Confirm the address with the token of the link."""
     form = EmailTokenForm.from_json()
     account = authentication.current_session().account
-    return answers.user(addresses.verify(account.id, form.token.data or ""))
+    return addresses.verify(account.id, form.token.data or "").public()

@@ -7,14 +7,6 @@ from flask import Response, jsonify
 
 from .. import clock, database, sessions
 from ..crypto import tokens
-from ..database.models import Account
-
-
-def user(account: Account) -> dict[str, Any]:
-    members = account._asdict()
-    verified_at = members.pop("email_verified_at")
-    head = {name: members.pop(name) for name in ("id", "email")}
-    return head | {"email_verified": verified_at is not None} | members
 
 
 def session(row: database.Row, *, current: uuid.UUID) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""The process beside the web: mail as it comes, and between mails the chores of the day, batch by batch."""
+"""The process beside the web: mail and webhooks as they come, and the chores of the day, batch by batch."""
 
 import signal
+import threading
 import time
+from collections.abc import Callable
 
+from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
 
-from .. import chores, events
+from .. import chores, events, webhooks
 from ..mail import outbox
 from .shell import blueprint
 
@@ -15,7 +18,7 @@ PAUSE_BETWEEN_BATCHES = 0.01
 
 @blueprint.cli.command("worker")
 def work() -> None:
-    """Deliver mail, and clean up once a day, until the process is told to stop."""
+    """Deliver mail and webhooks, and clean up once a day, until the process is told to stop."""
     work_until_stopped()
 
 
@@ -24,6 +27,7 @@ def work_until_stopped() -> None:
     # A plain list: a handler that took the lock of an Event could find it held by what it interrupts.
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    telling = _start_telling(lambda: bool(told))
     rota = chores.Rota()
     while not told:
         try:
@@ -36,3 +40,31 @@ def work_until_stopped() -> None:
         next_turn = time.monotonic() + seconds
         while not told and (left := next_turn - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
+    for thread in telling:
+        thread.join()
+
+
+def _start_telling(is_stopping: Callable[[], bool]) -> list[threading.Thread]:
+    """Start a thread for each URL: one that hangs keeps neither the mail nor another URL waiting."""
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    threads = [
+        threading.Thread(target=_tell, args=(app, url, is_stopping), name="webhooks", daemon=True)
+        for url in app.config["WEBHOOK_URLS"]
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def _tell(app: Flask, url: str, is_stopping: Callable[[], bool]) -> None:
+    """Deliver to one URL at every turn, until `is_stopping`; the event at hand is the last."""
+    with app.app_context():
+        while not is_stopping():
+            try:
+                webhooks.deliver(url, is_stopping=is_stopping)
+                webhooks.delete_orphans()
+            except SQLAlchemyError as error:
+                events.record("webhook", outcome="error", error=type(error).__name__)
+            next_turn = time.monotonic() + TURN_SECONDS
+            while not is_stopping() and time.monotonic() < next_turn:
+                time.sleep(0.1)

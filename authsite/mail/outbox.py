@@ -1,18 +1,16 @@
 """The outbox: a mail is a row of the transaction that causes it, and leaves after the commit.
 
-Any number of drainers may run: the thread of this process, `flask send-mail`, a worker. Each takes what is
-due by moving `due_at` ahead, which is a lease: one that dies leaves its mails to the others.
+Any number of drainers may run: the thread of this process, `flask send-mail`, a worker.
 """
 
 import contextlib
 import smtplib
 import ssl
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from flask import Flask, current_app
+from flask import current_app
 from flask_mail import Connection, Message
 from sqlalchemy import (
     Uuid,
@@ -30,16 +28,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased
 
-from .. import clock, database, events
+from .. import clock, database, events, outboxes
 from ..database import UtcDateTime
 from ..database.models import OutgoingMail, PasswordReset, Registration, User, UserEmail
 from . import emails, quotas
 
 TIMEOUT_SECONDS = 10
-LEASE = timedelta(minutes=2)
 BACK_OFF = tuple(timedelta(minutes=each) for each in (1, 5, 30, 60, 120, 240, 480))
 MAX_ATTEMPTS = len(BACK_OFF) + 1
-BATCH = 10
 
 
 def queue(mail: emails.Mail) -> None:
@@ -52,8 +48,7 @@ def queue(mail: emails.Mail) -> None:
         "attempts": 0,
     }
     database.run(insert(OutgoingMail), values)
-    if current_app.config["DELIVER_MAIL_AFTER_COMMIT"]:
-        database.after_commit(_drainer(current_app._get_current_object()).wake)  # type: ignore[attr-defined]
+    outboxes.wake_after_commit("outbox", lambda: deliver())  # noqa: PLW0108 (found when it is called)
 
 
 def deliver(*, is_stopping: Callable[[], bool] = lambda: False) -> tuple[int, int]:
@@ -61,42 +56,13 @@ def deliver(*, is_stopping: Callable[[], bool] = lambda: False) -> tuple[int, in
 
     Once `is_stopping` the mail at hand is the last.
     """
-    sent = failed = 0
-    while not is_stopping() and (claimed := _claim()):
-        for row in claimed:
-            # A slow server may have used up the lease of those at the end: they are another's by now.
-            if is_stopping() or row.due_at <= clock.now():
-                break
-            if _deliver_one(row):
-                sent += 1
-            else:
-                failed += 1
-    return sent, failed
+    return outboxes.drain(OutgoingMail, _deliver_one, is_stopping=is_stopping)
 
 
 def depth() -> int:
     """Return how many mails wait."""
     found = database.row(select(func.count()).select_from(OutgoingMail))
     return found[0] if found else 0
-
-
-def _claim() -> list[database.Row]:
-    """Take a batch of due mails; nobody else gets them until the lease has run out."""
-    now = clock.now()
-    due = (
-        select(OutgoingMail.id)
-        .where(OutgoingMail.due_at <= now)
-        .order_by(OutgoingMail.due_at)
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)
-    )
-    claim = (
-        update(OutgoingMail)
-        .where(database.is_among(OutgoingMail.id, due), OutgoingMail.due_at <= now)
-        .values(due_at=now + LEASE, attempts=OutgoingMail.attempts + 1)
-        .returning(*OutgoingMail.__table__.c)
-    )
-    return list(database.rows(claim))
 
 
 def _deliver_one(row: database.Row) -> bool:
@@ -235,36 +201,6 @@ class VerifyingConnection(Connection):
         # Once the server has taken the mail, what becomes of the goodbye must not have it sent again.
         with contextlib.suppress(OSError, smtplib.SMTPException), contextlib.closing(self.host):
             self.host.quit()
-
-
-class Drainer:
-    """One daemon thread of this process that delivers after each commit that queued a mail."""
-
-    def __init__(self, app: Flask) -> None:
-        self._app = app
-        self._work = threading.Event()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-
-    def wake(self) -> None:
-        self._work.set()
-        with self._lock:
-            # Made at the first mail, so always on this side of a fork.
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
-                self._thread.start()
-
-    def _run(self) -> None:
-        while self._work.wait():
-            self._work.clear()
-            with self._app.app_context(), contextlib.suppress(Exception):
-                # Whatever goes wrong, the rows are still there for the next run.
-                deliver()
-
-
-def _drainer(app: Flask) -> Drainer:
-    drainer: Drainer = app.extensions.setdefault("outbox", Drainer(app))
-    return drainer
 
 
 # A mail to somebody who has no account yet has no owner.

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import and_, delete, or_, select, true, update
 
-from .. import activity, clock, database, events
+from .. import activity, clock, database, events, webhooks
 from ..database import Row
 from ..database.models import DISTRUSTED_ENDS, UserSession
 from ..errors import Forbidden, SessionNotFound
@@ -120,14 +120,19 @@ def _record_end(
 def end_where(
     user_id: uuid.UUID, condition: Any, reason: str, ended_from: str | None
 ) -> Sequence[Row]:
-    """End those of the user's sessions that meet the condition and return their ids and names."""
+    """End those of the user's sessions that meet the condition and return their ids and names.
+
+    The one place where sessions end, and so where products are told of it. In the caller's transaction.
+    """
     statement = (
         update(UserSession)
         .where(UserSession.user_id == user_id, condition, UserSession.ended_at.is_(None))
         .values(ended_at=clock.now(), end_reason=reason, ended_from=ended_from)
         .returning(UserSession.id, DEVICE_NAME, UserSession.device_id)
     )
-    return database.rows(statement)
+    ended = database.rows(statement)
+    webhooks.session_ended(user_id, [each.id for each in ended], reason)
+    return ended
 
 
 def owned(user_id: uuid.UUID, session_id: uuid.UUID, refusal: str) -> str:

@@ -33,6 +33,7 @@ from .users import (
     User,
     UserEmail,
 )
+from .webhooks import OutgoingEvent
 
 __all__ = [
     "ACCOUNT_COLUMNS",
@@ -53,6 +54,7 @@ __all__ = [
     "AccountEvent",
     "AuthenticatorApp",
     "MailQuota",
+    "OutgoingEvent",
     "OutgoingMail",
     "PasswordReset",
     "RecoveryCode",

@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ForeignKey,
@@ -72,6 +72,13 @@ class Account(NamedTuple):
     is_superuser: bool
     created_at: datetime
     updated_at: datetime
+
+    def public(self) -> dict[str, Any]:
+        """Return the account as its owner, and the products it is told to, may see it."""
+        members = self._asdict()
+        verified_at = members.pop("email_verified_at")
+        head = {name: members.pop(name) for name in ("id", "email")}
+        return head | {"email_verified": verified_at is not None} | members
 
 
 ACCOUNT_COLUMNS = [User.__table__.c[name] for name in Account._fields]
