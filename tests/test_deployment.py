@@ -81,6 +81,7 @@ class Deployment:
             "REDIS_URL": store.url,
             "PUBLIC_BASE_URL": self.base_url,
             "TRUSTED_PROXY_HOPS": "1",
+            "EMAIL_VERIFICATION": "off",
             "MAIL_SERVER": services.HOST,
             "MAIL_PORT": str(mail_port),
             "MAIL_DEFAULT_SENDER": "accounts@example.com",

@@ -46,8 +46,8 @@ OF_USERS = [
     ("POST", "/auth/logout", 10),
     ("POST", "/auth/logout-all", 5),
     ("GET", "/sessions/me", 30),
-    ("PATCH", "/sessions/x", 30),
-    ("DELETE", "/sessions/x", 10),
+    ("PATCH", "/sessions/x", 60),
+    ("DELETE", "/sessions/x", 60),
     ("DELETE", "/sessions/me/others", 10),
     ("DELETE", "/sessions/me/expired", 5),
 ]

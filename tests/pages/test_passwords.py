@@ -60,7 +60,7 @@ def test_changing_the_password_keeps_this_device_and_ends_the_others(app, ada, o
     assert (answer.status_code, answer.location) == (303, "/account/devices")
     devices = ada.get("/account/devices")
     assert flash(devices) == "Password changed. Your other devices were signed out."
-    assert "Password changed from Chrome on Windows, just now" in words(devices)
+    assert "Signed out: the password was changed on Chrome on Windows, just now" in words(devices)
     assert live_sessions(app) == [ada.session_id()]
     assert not other.is_signed_in()
     assert not token_opens(app, held)
