@@ -28,6 +28,7 @@ EXCEPTIONS = {
     "authsite.outboxes.claim": "takes what is due, whosever it is",
     "authsite.passwords._find_owner": "finds the user of a link of the release before",
     "authsite.passwords.delete_dead_resets": "cleans up",
+    "authsite.second_steps.apps.reseal_all": "seals every secret anew, for the operator",
     "authsite.sessions.cleanup._counts": "counts, for the operator",
     "authsite.sessions.cleanup.count_before": "cleans up",
     "authsite.sessions.cleanup.delete_dead": "cleans up",

@@ -288,6 +288,26 @@ def test_a_cleanup_that_is_told_to_stop_leaves_whole_batches(ada, environ):
     assert count(UserSession) == 5
 
 
+# the second step
+
+
+def test_two_step_sign_in_is_turned_off_for_who_has_lost_everything(cli, ada):
+    factories.turn_on(ada)
+    done = cli("reset-two-step", ada.email)
+    assert (done.exit_code, "Two-step sign-in is off" in done.output) == (0, True)
+    assert sessions.active_for(ada.id) == []
+    assert factories.grant(ada)
+    assert cli("reset-two-step", "nobody@example.com").exit_code == 1
+
+
+def test_secrets_are_encrypted_anew_and_what_is_left_is_counted(cli, ada):
+    factories.turn_on(ada)
+    found = object_in(cli("reencrypt-secrets", "--dry-run", "--json").output)
+    assert found == {"outdated": 0, "current": 1, "unreadable": 0, "dry_run": True}
+    said = cli("reencrypt-secrets").output
+    assert "Encrypted 0 secrets anew; 1 were current." in said
+
+
 # session-stats
 
 

@@ -24,6 +24,13 @@ SESSION = {
     "created_at": NOON,
     "id": uuid.UUID(int=7),
 }
+
+
+def _changed(what, *, device_name="Chrome on Windows", ip_address="203.0.113.7"):
+    by = {"device_name": device_name, "ip_address": ip_address}
+    return emails.second_step_changed(USER, what=what, changed_at=NOON, **by)
+
+
 MAILS = {
     "password_reset": lambda: emails.password_reset(
         USER,
@@ -61,6 +68,16 @@ MAILS = {
     "exported by an operator": lambda: emails.data_exported(
         USER, exported_at=NOON, session_id=None, device_name=None, ip_address=None
     ),
+    "second step on": lambda: _changed("on"),
+    "second step off": lambda: _changed("off", device_name=None, ip_address=None),
+    "app changed": lambda: _changed("app"),
+    "codes changed": lambda: _changed("codes"),
+    "recovery_code_used": lambda: emails.recovery_code_used(
+        USER, left=1, used_at=NOON, device_name="Chrome on Windows", ip_address="203.0.113.7"
+    ),
+    "password_known": lambda: emails.password_known(
+        USER, tried_at=NOON, device_name="Chrome on Windows", ip_address="203.0.113.7"
+    ),
     "signed_out": lambda: emails.signed_out(
         USER,
         count=2,
@@ -81,6 +98,12 @@ WITH_LINK = {
     "verify_email",
 }
 SUBJECTS = {
+    "second step on": "Two-step sign-in is on for Acme Notes",
+    "second step off": "Two-step sign-in was turned off for Acme Notes",
+    "app changed": "Your second step for Acme Notes was changed",
+    "codes changed": "Your second step for Acme Notes was changed",
+    "recovery_code_used": "A recovery code was used for Acme Notes",
+    "password_known": "Somebody knows your Acme Notes password",
     "password_reset": "Reset your Acme Notes password",
     "password_changed": "Your Acme Notes password was changed",
     "changed by an operator": "Your Acme Notes password was changed",
@@ -189,6 +212,12 @@ def test_text_and_html_say_the_same(name):
 
 
 CORE = {
+    "second step on": ["A code is now asked for", "reset your password now"],
+    "second step off": ["its password alone signs in", "An operator of Acme Notes did it"],
+    "app changed": ["The authenticator app", "was changed"],
+    "codes changed": ["New recovery codes were made", "The old ones no longer work"],
+    "recovery_code_used": ["A recovery code was used", "1 is left"],
+    "password_known": ["the right password", "They could not get past your second step."],
     "password_reset": [
         "Hello Ada,",
         "ada@example.com",

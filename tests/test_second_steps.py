@@ -17,7 +17,7 @@ from authsite import (
     throttling,
 )
 from authsite.crypto import sealing
-from authsite.database.models import AuthenticatorApp, RecoveryCode, User, UserSession
+from authsite.database.models import AuthenticatorApp, OutgoingMail, RecoveryCode, User, UserSession
 from authsite.errors import (
     AlreadyReplaced,
     InvalidCode,
@@ -630,3 +630,62 @@ def test_a_recovery_code_that_bought_no_session_was_not_used(ada, two_step, monk
         complete(token, paper[0])
     assert kinds_of(ada) == ["two_step_on"]
     assert recovery.summary(ada.id).left == 10
+
+
+# what the owner is mailed, and what an operator does
+
+
+def mailed(ada):
+    query = select(OutgoingMail.name).where(OutgoingMail.user_id == ada.id)
+    return [row.name for row in database.rows(query.order_by(OutgoingMail.id))]
+
+
+def test_the_owner_is_mailed_of_each_change(ada, two_step):
+    second_steps.recovery.replace(ada.id, replaces=recovery.current_set(ada.id))
+    second_steps.apps.remove(ada.id)
+    assert mailed(ada).count("second_step_changed") == 3
+
+
+def test_the_owner_is_mailed_of_a_recovery_code_and_not_of_one_that_bought_nothing(ada, two_step):
+    token = mfa_token()
+    complete(token, two_step[1][0])
+    with pytest.raises(MfaTokenInvalid):
+        complete(token, two_step[1][1])
+    assert mailed(ada).count("recovery_code_used") == 1
+
+
+def test_the_third_wrong_code_is_mailed_once_a_day(ada, two_step, time_machine):
+    for number in range(5):
+        with pytest.raises(InvalidCode):
+            complete(mfa_token(), "000000")
+        assert mailed(ada).count("password_known") == (number >= 2)
+    time_machine.shift(timedelta(days=1))
+    for _ in range(2):
+        with pytest.raises(InvalidCode):
+            complete(mfa_token(), "000000")
+    assert mailed(ada).count("password_known") == 2
+
+
+def test_an_operators_reset_opens_the_account_to_the_password_and_ends_every_session(ada, two_step):
+    for _ in range(5):
+        with pytest.raises(InvalidCode):
+            complete(mfa_token(), "000000")
+    second_steps.operating.reset(ada.email)
+    assert session_count(ada) == 0
+    assert throttling.wrong_second_steps(ada.id) == 0
+    assert recovery.summary(ada.id) is None
+    assert mailed(ada).count("second_step_changed") == 2, "that it was on, and is off"
+    assert factories.grant(ada)
+
+
+def test_resealing_lets_an_old_secret_go(ada, two_step, app):
+    app.config.update(SECRET_KEY="n" * 40, SECRET_KEY_FALLBACKS=[services.SECRET_KEY])
+    outdated = {"outdated": 1, "current": 0, "unreadable": 0}
+    assert second_steps.apps.reseal_all(is_dry_run=True) == outdated
+    assert second_steps.apps.reseal_all(is_dry_run=False) == outdated
+    app.config["SECRET_KEY_FALLBACKS"] = []
+    current = {"outdated": 0, "current": 1, "unreadable": 0}
+    assert second_steps.apps.reseal_all(is_dry_run=True) == current
+    assert complete(mfa_token(), two_step[0].code()).grant
+    app.config["SECRET_KEY"] = "m" * 40
+    assert second_steps.apps.reseal_all(is_dry_run=False)["unreadable"] == 1

@@ -1,6 +1,6 @@
 """The command line: one line around a verb each. Exit 0 done, 1 failed, 2 bad arguments."""
 
-from . import accounts, activity, mail, products, services, sessions, worker
+from . import accounts, activity, mail, products, second_steps, services, sessions, worker
 from .shell import blueprint
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "blueprint",
     "mail",
     "products",
+    "second_steps",
     "services",
     "sessions",
     "worker",

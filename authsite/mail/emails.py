@@ -148,6 +148,48 @@ def data_exported(
     )
 
 
+def second_step_changed(
+    user_id: uuid.UUID,
+    *,
+    what: str,
+    changed_at: datetime,
+    device_name: str | None,
+    ip_address: str | None,
+) -> Mail:
+    """Return the notice that two-step sign-in is `on` or `off`, or that its `app` or `codes` changed.
+
+    Without a device an operator did it.
+    """
+    facts = {"what": what, "changed_at": changed_at.isoformat()}
+    by = {"device_name": device_name, "ip_address": ip_address}
+    return Mail(user_id, "second_step_changed", facts | by)
+
+
+def recovery_code_used(
+    user_id: uuid.UUID,
+    *,
+    left: int,
+    used_at: datetime,
+    device_name: str | None,
+    ip_address: str | None,
+) -> Mail:
+    """Return the notice that a recovery code was used."""
+    facts = {"left": left, "used_at": used_at.isoformat()}
+    return Mail(
+        user_id,
+        "recovery_code_used",
+        facts | {"device_name": device_name, "ip_address": ip_address},
+    )
+
+
+def password_known(
+    user_id: uuid.UUID, *, tried_at: datetime, device_name: str | None, ip_address: str | None
+) -> Mail:
+    """Return the warning that somebody had the right password and only wrong codes."""
+    by = {"device_name": device_name, "ip_address": ip_address}
+    return Mail(user_id, "password_known", {"tried_at": tried_at.isoformat()} | by)
+
+
 def verify_email(user_id: uuid.UUID, *, requested_at: datetime) -> Mail:
     """Return the mail that asks the owner of an account to confirm its address."""
     return Mail(user_id, "verify_email", {"requested_at": requested_at.isoformat()})

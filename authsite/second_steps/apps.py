@@ -16,7 +16,7 @@ from ..crypto import sealing, tokens
 from ..database import Row
 from ..database.models import Account, AuthenticatorApp
 from ..errors import InvalidCode, SetupTokenInvalid
-from . import codes, recovery, switch
+from . import codes, notices, recovery, switch
 
 SETUP_LIFETIME = timedelta(minutes=15)
 PURPOSE = "authenticator app"
@@ -75,6 +75,7 @@ def confirm(
             sessions.distrust_all(account.id)
         is_new = user.two_step_since is None
         activity.record("two_step_on" if is_new else "second_step_changed", account.id)
+        notices.changed(account.id, "on" if is_new else "app")
     events.record("two_step_on", user_id=account.id, session_id=session_id, factor="app")
     return made
 
@@ -88,6 +89,7 @@ def remove(user_id: uuid.UUID) -> bool:
             sessions.distrust_all(user_id)
             is_off = switch.turn_off_without_factors(user)
             activity.record("two_step_off" if is_off else "second_step_changed", user_id)
+            notices.changed(user_id, "off" if is_off else "app")
     if was_there:
         events.record("app_removed", user_id=user_id)
     return was_there
@@ -100,6 +102,8 @@ def turn_off(user_id: uuid.UUID) -> bool:
         database.run(_DELETE, {"owner_id": user_id})
         if user.two_step_since is not None:
             switch.turn_off(user)
+            activity.record("two_step_off", user_id)
+            notices.changed(user_id, "off")
     if user.two_step_since is not None:
         events.record("two_step_off", user_id=user_id)
     return user.two_step_since is not None
@@ -137,6 +141,18 @@ def reseal(row: Row) -> bool | None:
     resealed = sealing.seal(PURPOSE, opened.content, belongs_to=row.user_id.bytes)
     key = {"owner_id": row.user_id, "seen": row.secret, "resealed": resealed}
     return database.run(_RESEAL, key) == 1
+
+
+def reseal_all(*, is_dry_run: bool) -> dict[str, int]:
+    """Seal anew what older secrets have sealed; return how many were outdated, current, unreadable."""
+    counted = {"outdated": 0, "current": 0, "unreadable": 0}
+    for row in database.rows(EVERY):
+        opened = _open(row.user_id, row.secret)
+        if opened and opened.is_outdated and not is_dry_run:
+            reseal(row)
+        outdated = "outdated" if opened and opened.is_outdated else "current"
+        counted[outdated if opened else "unreadable"] += 1
+    return counted
 
 
 def _open(user_id: uuid.UUID, sealed: bytes) -> sealing.Opened | None:

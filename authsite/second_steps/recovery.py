@@ -9,7 +9,7 @@ from .. import activity, clock, database, events, sessions
 from ..database import Row
 from ..database.models import RecoveryCode, User
 from ..errors import AlreadyReplaced, NoSecondStep
-from . import codes
+from . import codes, notices
 
 COUNT = 10
 
@@ -36,6 +36,7 @@ def replace(user_id: uuid.UUID, *, replaces: uuid.UUID | None) -> Made:
         made = make(user_id)
         sessions.distrust_all(user_id)
         activity.record("second_step_changed", user_id)
+        notices.changed(user_id, "codes")
     events.record("recovery_codes", user_id=user_id)
     return made
 

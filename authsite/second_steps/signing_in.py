@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
 from sqlalchemy import BindParameter, Uuid, bindparam, exists, select
@@ -9,7 +10,9 @@ from sqlalchemy import BindParameter, Uuid, bindparam, exists, select
 from .. import accounts, activity, clock, database, events, sessions, throttling
 from ..database.models import ACCOUNT_COLUMNS, Account, AuthenticatorApp, RecoveryCode, User
 from ..errors import InvalidCode, MfaTokenInvalid, SecondStepRequired
-from . import apps, codes, pending, recovery
+from . import apps, codes, notices, pending, recovery
+
+WARN_AT = 3
 
 # Spends a factor inside the transaction that writes the session, and returns how the user signed in.
 Spend = Callable[[uuid.UUID], str]
@@ -63,11 +66,29 @@ def complete_with_code(
     are looked at; only a right second step clears the count, never a right password.
     """
     with throttling.second_step(waiting.user_id) as attempt:
-        signed_in = complete(
-            waiting, lambda user_id: use_code(user_id, code), client=client, is_trusted=is_trusted
-        )
+        try:
+            signed_in = complete(
+                waiting,
+                lambda user_id: use_code(user_id, code),
+                client=client,
+                is_trusted=is_trusted,
+            )
+        except InvalidCode:
+            _warn(waiting.user_id)
+            raise
         attempt.succeeded()
     return signed_in
+
+
+def _warn(user_id: uuid.UUID) -> None:
+    """From the third wrong code on mail the owner that the password is known, at most once a day."""
+    if throttling.wrong_second_steps(user_id) < WARN_AT:
+        return
+    now = clock.now()
+    today = f"{user_id} {now:%Y-%m-%d}"
+    with database.transaction():
+        if pending.spend_once("password known", today, expires_at=now + timedelta(days=1)):
+            notices.password_known(user_id)
 
 
 def complete(
@@ -114,6 +135,8 @@ def use_code(user_id: uuid.UUID, typed: str) -> str:
         return "password+app"
     if (code := codes.recovery_code(typed)) and recovery.use(user_id, code):
         activity.record("recovery_code_used", user_id)
+        left = recovery.summary(user_id)
+        notices.recovery_code_used(user_id, left.left if left else 0)
         events.record("recovery_code", user_id=user_id)
         return "password+recovery"
     events.record("second_step", outcome="failure", user_id=user_id)

@@ -1,0 +1,33 @@
+"""The second step, for operators."""
+
+import json
+
+import click
+
+from .. import second_steps
+from .shell import blueprint, reporting
+
+
+@blueprint.cli.command("reset-two-step")
+@click.argument("email")
+@reporting
+def reset_two_step(email: str) -> None:
+    """Turn two-step sign-in off for who has lost phone and recovery codes; ends all sessions, and mails."""
+    account = second_steps.operating.reset(email)
+    click.echo(f"Two-step sign-in is off for {account.email}. All its sessions have ended.")
+
+
+@blueprint.cli.command("reencrypt-secrets")
+@click.option("--dry-run", is_flag=True, help="Write nothing; only count.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@reporting
+def reencrypt_secrets(dry_run: bool, as_json: bool) -> None:
+    """Seal with SECRET_KEY what a secret of SECRET_KEY_FALLBACKS has sealed, which may go afterwards."""
+    found = second_steps.apps.reseal_all(is_dry_run=dry_run)
+    if as_json:
+        click.echo(json.dumps(found | {"dry_run": dry_run}))
+        return
+    verb = "Would encrypt" if dry_run else "Encrypted"
+    click.echo(f"{verb} {found['outdated']} secrets anew; {found['current']} were current.")
+    if found["unreadable"]:
+        click.echo(f"{found['unreadable']} can be read with no secret that is set.")
