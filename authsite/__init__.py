@@ -80,10 +80,28 @@ def _migrate(app: Flask) -> None:
 
 def _trust_proxies(app: Flask, hops: int) -> None:
     if hops:
-        # The address and scheme that the last `hops` proxies report; nothing that a client may write.
+        # The address that the last `hops` proxies report; nothing that a client may write. Each appends to
+        # X-Forwarded-For, but only the last need set X-Forwarded-Proto: its word on the scheme counts.
         app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
-            app.wsgi_app, x_for=hops, x_proto=hops, x_host=0, x_port=0, x_prefix=0
+            _spelled_plainly(app.wsgi_app), x_for=hops, x_proto=1, x_host=0, x_port=0, x_prefix=0
         )
+
+
+def _spelled_plainly(wsgi_app: Callable[..., Any]) -> Callable[..., Any]:
+    """Read what a proxy may write: a scheme in capitals, an address with a port or in brackets."""
+
+    def run(environ: dict[str, Any], start_response: Any) -> Any:
+        environ["wsgi.url_scheme"] = environ["wsgi.url_scheme"].lower()
+        environ["REMOTE_ADDR"] = _without_port(environ.get("REMOTE_ADDR") or "")
+        return wsgi_app(environ, start_response)
+
+    return run
+
+
+def _without_port(address: str) -> str:
+    if address.startswith("["):
+        return address[1:].partition("]")[0]
+    return address.partition(":")[0] if address.count(":") == 1 else address
 
 
 __all__ = ["create_app", "models"]
