@@ -11,17 +11,19 @@ from flask.json.provider import JSONProvider
 from flask_migrate import upgrade
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import api, commands, config, database, events, forwarding, pages, spelling
+from . import api, clock, commands, config, database, events, forwarding, pages, spelling
 from .database import models
 from .extensions import csrf, mail, migrate
 from .web import authentication, headers, health, limits, problems, times
 
 
 class OrjsonProvider(JSONProvider):
-    """JSON by orjson: ids as text, times as RFC 3339 in UTC ending in Z."""
+    """JSON by orjson: ids as text, times as RFC 3339 in UTC, with microseconds and Z."""
 
     def dumps(self, obj: Any, **kwargs: Any) -> str:
-        return orjson.dumps(obj, option=orjson.OPT_UTC_Z).decode()
+        return orjson.dumps(
+            obj, option=orjson.OPT_PASSTHROUGH_DATETIME, default=clock.rfc3339
+        ).decode()
 
     def loads(self, s: str | bytes, **kwargs: Any) -> Any:
         return orjson.loads(s)

@@ -23,6 +23,11 @@ class UnsupportedMediaType(AuthsiteError):
     message = "The content type of the request is not supported"
 
 
+class UnsupportedEncoding(AuthsiteError):
+    code = "unsupported_media_type"
+    message = "Send the body as it is, not compressed"
+
+
 class InvalidInput(AuthsiteError):
     """`errors` holds (field, message) pairs; the field is None where no single input is at fault."""
 

@@ -121,7 +121,7 @@ def _about() -> dict[str, Any]:
 
 
 def _json(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_UTC_Z)
+    return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_DATETIME, default=clock.rfc3339)
 
 
 # What is told of each row; the rest is of use to a thief only.

@@ -21,7 +21,13 @@ from wtforms import Form as WTForm
 
 from .. import password_policy, spelling
 from ..database.models import MAX_DEVICE_NAME, MAX_EMAIL, MAX_NAME, MAX_PHONE
-from ..errors import InvalidInput, MalformedRequest, UnsupportedMediaType, WeakPassword
+from ..errors import (
+    InvalidInput,
+    MalformedRequest,
+    UnsupportedEncoding,
+    UnsupportedMediaType,
+    WeakPassword,
+)
 from . import headers
 
 MAX_TOKEN = 4096
@@ -442,7 +448,9 @@ def read_json_object() -> dict[str, Any]:
     """
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("Send the body as application/json")
-    text = read_body()
+    text = read_body().removeprefix(
+        "\ufeff"
+    )  # a byte order mark, which RFC 8259 §8.1 lets us ignore
     try:
         # The depth is known before the parser recurses.
         if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
@@ -479,7 +487,12 @@ def read_body() -> str:
 
 
 def _read_bytes() -> bytes:
-    """Return the body; raise RequestEntityTooLarge also where its length was not declared."""
+    """Return the body; raise RequestEntityTooLarge also where its length was not declared.
+
+    What is compressed is UnsupportedEncoding: its size is not known before it has been unpacked.
+    """
+    if request.headers.get("Content-Encoding", "").strip().lower() not in {"", "identity"}:
+        raise UnsupportedEncoding
     most = request.max_content_length
     if request.content_length is None and most is not None:
         # Werkzeug cuts a chunked body at the limit and says nothing: one byte more tells.

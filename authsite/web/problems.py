@@ -51,6 +51,7 @@ STATUSES: dict[type[errors.AuthsiteError], int] = {
     errors.NoSecondStep: 409,
     errors.AlreadyReplaced: 409,
     errors.UnsupportedMediaType: 415,
+    errors.UnsupportedEncoding: 415,
     errors.InvalidInput: 422,
     errors.WeakPassword: 422,
     errors.TooManyAttempts: 429,
@@ -207,7 +208,7 @@ def _on_authsite_error(error: errors.AuthsiteError) -> Response:
     members = (
         error.errors if isinstance(error, errors.InvalidInput) else [(error.field, error.message)]
     )
-    return answer(
+    response = answer(
         status_of(error),
         code=error.code,
         members=members,
@@ -216,6 +217,9 @@ def _on_authsite_error(error: errors.AuthsiteError) -> Response:
         retry_after=getattr(error, "retry_after", None),
         extensions=extensions_of(error),
     )
+    if isinstance(error, errors.UnsupportedEncoding):
+        response.headers["Accept-Encoding"] = "identity"  # RFC 9110 §12.5.3
+    return response
 
 
 def _on_http_error(error: HTTPException) -> Response:

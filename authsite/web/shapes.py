@@ -35,7 +35,8 @@ CODES = {
     " names one in field, with words that can be shown to people.",
     "malformed_request": "The body is not what it says it is: not JSON, a member twice, too deep, not"
     " UTF-8; or a token or password came in the query string.",
-    "unsupported_media_type": "The Content-Type is not the one that this endpoint reads.",
+    "unsupported_media_type": "The Content-Type is not the one that this endpoint reads, or the"
+    " body is compressed; then Accept-Encoding says identity.",
     "payload_too_large": "The body is larger than 64 KiB.",
     "not_found": "There is no such session, or nothing at this address.",
     "method_not_allowed": "The address exists but not for this method; the header Allow has those it"
