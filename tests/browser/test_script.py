@@ -118,8 +118,8 @@ def test_a_page_that_comes_back_as_it_was_left_is_asked_for_again(whole_chromium
     page.evaluate(
         "addEventListener('pageshow', (event) => { sessionStorage.cameBack = event.persisted })"
     )
-    page.get_by_role("link", name="Password").click()
-    expect(heading(page)).to_have_text("Change your password")
+    page.get_by_role("link", name="Security").click()
+    expect(heading(page)).to_have_text("Security")
     address, held = f"{site.url}/api/v1/sessions/me/others", api_sign_in(site, email)
     assert requests.delete(address, headers=held, timeout=30).status_code == 200
     page.go_back(wait_until="commit")
