@@ -14,7 +14,9 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from . import api, clock, commands, config, database, events, forwarding, pages, spelling
 from .database import models
 from .extensions import csrf, mail, migrate
-from .web import authentication, headers, health, limits, problems, times
+from .web import authentication, headers, health, limits, openapi, problems, times
+
+__version__ = openapi.VERSION
 
 
 class OrjsonProvider(JSONProvider):
@@ -106,4 +108,4 @@ def _without_port(address: str) -> str:
     return address.partition(":")[0] if address.count(":") == 1 else address
 
 
-__all__ = ["create_app", "models"]
+__all__ = ["__version__", "create_app", "models"]

@@ -90,6 +90,7 @@ class Envelope:
 
     def __init__(self, app: Flask) -> None:
         self._wsgi_app = app.wsgi_app
+        self._own_host = urlsplit(app.config["PUBLIC_BASE_URL"]).netloc
         # A form's own redirects are governed too: after the sign-in form they lead to a product.
         products = " ".join(app.config["FORWARD_AUTH_ORIGINS"])
         policy = CONTENT_SECURITY_POLICY.replace(
@@ -119,6 +120,9 @@ class Envelope:
         )
         if "HTTP_COOKIE" in environ:
             _bound_cookies(environ)
+        if environ.get("PATH_INFO") in HEALTH:
+            # A probe names the instance's address, or nothing.
+            environ["HTTP_HOST"] = self._own_host
         # A proxy asks of a product's WebSocket too; routes know pages only.
         environ.pop("HTTP_UPGRADE", None)
         if environ["wsgi.url_scheme"] in WEBSOCKET_SCHEMES:
@@ -309,8 +313,12 @@ def require_own_origin() -> None:
         return
     origin = request.headers.get("Origin")
     own = {own_origin(), request.host_url.rstrip("/")}
-    is_foreign = request.headers.get("Sec-Fetch-Site") == "cross-site"
-    if is_foreign or (origin is not None and origin not in own):
+    site = request.headers.get("Sec-Fetch-Site")
+    # Where a proxy or the browser keeps the Referer back, our own page's origin is "null"; the browser says
+    # beside it that the page was ours.
+    is_hidden = origin == "null" and site == "same-origin"
+    is_foreign = origin is not None and origin not in own and not is_hidden
+    if is_foreign or site == "cross-site":
         events.record("cross_site", outcome="refused", endpoint=request.endpoint)
         raise Forbidden("Another site sent this")
 

@@ -33,7 +33,7 @@ from ..password_policy import MAX_LENGTH
 from . import forms, limits, problems, shapes
 from .authentication import DEVICE_ID_HEADER
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 URLENCODED = "application/x-www-form-urlencoded"
