@@ -232,7 +232,9 @@ def test_who_is_signed_in_is_led_past_the_doors(ada, path):
     assert (answer.status_code, answer.location) == (302, "/account/devices")
 
 
-@pytest.mark.parametrize("path", ["/account", "/account/devices", "/account/password"])
+@pytest.mark.parametrize(
+    "path", ["/account", "/account/devices", "/account/activity", "/account/security"]
+)
 def test_every_page_of_the_account_has_the_navigation_and_a_sign_out_button(ada, path):
     """PG-15: the button is a POST with a token."""
     answer = ada.get(path)
