@@ -84,7 +84,10 @@ def test_it_is_one_file_of_all_that_is_held(client, held, time_machine):
         *("authenticator_apps", "trusted_browsers", "password_resets"),
         *("sessions", "activity", "counts"),
     ]
-    assert (found["format"], found["exported_at"]) == ("authsite-export/1", "2030-11-23T18:04:00Z")
+    assert (found["format"], found["exported_at"]) == (
+        "authsite-export/1",
+        "2030-11-23T18:04:00.000000Z",
+    )
     assert found["account"]["email"] == EMAIL
     assert session_id(held) in {each["id"] for each in found["sessions"]}
     kinds = {each["kind"] for each in found["activity"]}

@@ -66,7 +66,7 @@ def test_the_token_of_a_sign_in_is_fresh_for_ten_minutes(client, user, time_mach
     time_machine.move_to("2026-11-23T18:04:00Z", tick=False)
     held = log_in(client)
     assert state(client, held) == {
-        "fresh_until": "2026-11-23T18:14:00Z",
+        "fresh_until": "2026-11-23T18:14:00.000000Z",
         "max_age": 600,
         "methods": ["password"],
     }
@@ -199,7 +199,7 @@ def test_the_setting_says_for_how_long(make_app, minutes, time_machine):
     client = make_app(STEP_UP_MINUTES=str(minutes)).test_client()
     register(client)
     held = log_in(client)
-    assert state(client, held)["fresh_until"] == f"2026-11-23T18:{4 + minutes:02}:00Z"
+    assert state(client, held)["fresh_until"] == f"2026-11-23T18:{4 + minutes:02}:00.000000Z"
     assert state(client, held)["max_age"] == minutes * 60
 
 
