@@ -63,6 +63,8 @@ class Operation(NamedTuple):
 WHOSE = {
     "address": "At most {} requests a minute from one address.",
     "user": "At most {} requests a minute by one user.",
+    "session": "At most {} requests a minute for one session, whose refresh token is sent; of anything else"
+    " as many from one address.",
 }
 
 # By endpoint; filled by api/operations, where each stands beside its noun.
@@ -204,7 +206,7 @@ def _describe(spec: APISpec, place: Place) -> dict[str, Any]:
         parameters.append(DEVICE_ID_HEADER)
     description = [operation.description]
     if limit:
-        whose = WHOSE["user" if limit.is_by_user else "address"]
+        whose = WHOSE[limit.whose]
         description.append(whose.format(limit.per_minute))
     described: dict[str, Any] = {
         "operationId": place.endpoint.rpartition(".")[2],

@@ -22,6 +22,7 @@ from tests.api.conftest import (
     is_live,
     log_in,
     problem,
+    refresh,
     register,
     reset_token_from_outbox,
     row_of,
@@ -171,6 +172,25 @@ def test_both_names_of_ones_own_account_share_one_count(client, held):
         client.get(f"{V1}/auth/me", headers=bearer(held))
         client.get(f"{V1}/users/me", headers=bearer(held))
     assert client.get(f"{V1}/auth/me", headers=bearer(held)).status_code == 429
+
+
+def test_refreshing_is_limited_by_the_session_that_a_token_of_ours_names(
+    client, user, time_machine
+):
+    """Forty people behind one office address are no attack; what is no token of ours counts by address."""
+    time_machine.move_to(clock.now(), tick=False)
+    one, two = log_in(client), log_in(client)
+    for _ in range(30):
+        one = refresh(client, one["refresh_token"]).get_json()
+    refused = refresh(client, one["refresh_token"])
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "60")
+    assert refresh(client, two["refresh_token"]).status_code == 200
+    for _ in range(30):
+        assert refresh(client, "x").status_code == 401
+    assert refresh(client, "x").status_code == 429
+    assert refresh(client, two["refresh_token"]).status_code != 429
+    time_machine.shift(61)
+    assert refresh(client, one["refresh_token"]).status_code == 200
 
 
 def test_the_window_moves(client, time_machine):
