@@ -72,4 +72,6 @@ def configure() -> None:
         handler.setFormatter(JsonFormatter())
         log.addHandler(handler)
         log.setLevel(logging.INFO)
+        # SQLAlchemy logs as the class of its pool, which is ours: that it was made anew is nobody's news.
+        logging.getLogger("authsite.database").setLevel(logging.WARNING)
     logging.raiseExceptions = False  # a closed standard output must not fail a request
