@@ -505,6 +505,27 @@ def test_a_server_with_a_trusted_certificate_gets_the_mail(make_app, trusted, im
 
 
 @on_one_database
+@pytest.mark.parametrize("secured", [True, False])
+def test_the_authorities_are_read_once_for_any_number_of_mails(
+    make_app, trusted, mailbox, monkeypatch, secured
+):
+    """Reading them takes the CPU of a password's hash, beside whoever is served meanwhile."""
+    read = []
+    create = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda: read.append(1) or create())
+    with Secured(trusted.issue_cert(services.HOST), implicit=False) as server:
+        plain_app = make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(mailbox.port))
+        app = secured_app(make_app, server, implicit=False) if secured else plain_app
+        with app.app_context():
+            factories.account()
+            for _ in range(3):
+                ask()
+                assert outbox.deliver() == (1, 0)
+
+    assert len(read) == secured
+
+
+@on_one_database
 @pytest.mark.parametrize("implicit", [False, True])
 @pytest.mark.parametrize("wrong", ["unknown authority", "another host"])
 def test_a_server_that_cannot_prove_who_it_is_gets_neither_mail_nor_password(

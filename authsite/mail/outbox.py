@@ -5,7 +5,6 @@ Any number of drainers may run: the thread of this process, `flask send-mail`, a
 
 import contextlib
 import smtplib
-import ssl
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -29,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 
 from .. import clock, database, events, outboxes
+from ..crypto import certificates
 from ..database import UtcDateTime
 from ..database.models import OutgoingMail, PasswordReset, Registration, User, UserEmail
 from . import emails, quotas
@@ -175,23 +175,22 @@ class VerifyingConnection(Connection):
     def configure_host(self) -> smtplib.SMTP:
         host = current_app.config["MAIL_SERVER"]
         port = current_app.config["MAIL_PORT"]
-        context = ssl.create_default_context()
         if current_app.config["MAIL_USE_SSL"]:
             server: smtplib.SMTP = smtplib.SMTP_SSL(
-                host, port, timeout=TIMEOUT_SECONDS, context=context
+                host, port, timeout=TIMEOUT_SECONDS, context=certificates.verifying_context("smtp")
             )
         else:
             server = smtplib.SMTP(host, port, timeout=TIMEOUT_SECONDS)
         try:
-            self._introduce(server, context)
+            self._introduce(server)
         except BaseException:
             server.close()
             raise
         return server
 
-    def _introduce(self, server: smtplib.SMTP, context: ssl.SSLContext) -> None:
+    def _introduce(self, server: smtplib.SMTP) -> None:
         if current_app.config["MAIL_USE_TLS"] and not current_app.config["MAIL_USE_SSL"]:
-            server.starttls(context=context)
+            server.starttls(context=certificates.verifying_context("smtp"))
         if user := current_app.config["MAIL_USERNAME"]:
             server.login(user, current_app.config["MAIL_PASSWORD"] or "")
 

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import http.client
 import socket
-import ssl
 import threading
 import time
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -20,6 +19,8 @@ from urllib.parse import urlsplit
 import urllib3
 from flask import current_app
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from ..crypto import certificates
 
 TIMEOUT_SECONDS = 10
 USER_AGENT = "authsite-webhooks"
@@ -118,7 +119,7 @@ def _connection(url: str) -> Any:
     parts = urlsplit(url)
     assert parts.hostname
     if parts.scheme == "https":
-        context = ssl.create_default_context()
+        context = certificates.verifying_context("http")
         port = parts.port or 443
         return _Secure(parts.hostname, port, timeout=TIMEOUT_SECONDS, ssl_context=context)
     return _Plain(parts.hostname, parts.port or 80, timeout=TIMEOUT_SECONDS)

@@ -34,7 +34,8 @@ def migrate(url: str) -> None:
 def fill(url: str, scale: Scale, *, hasher: PasswordHasher = hashing.HASHER) -> None:
     """Migrate an empty PostgreSQL database and fill it; every account has PASSWORD.
 
-    Of a user's sessions every second one has ended. The indexes are made afterwards and foreign keys are
+    Of a user's sessions every second one has ended, and those were of the device that the workloads sign in
+    with: its owner is not told of it. The indexes are made afterwards and foreign keys are
     not asked: ten million rows take minutes instead of an hour, and the tables are the same.
     """
     migrate(url)
@@ -87,14 +88,15 @@ FROM pg_index WHERE indrelid = 'user_sessions'::regclass AND NOT indisprimary
 # stand between the living, as they do in life.
 SESSIONS = """
 INSERT INTO user_sessions (
-    id, user_id, entrance, refresh_jti, rotated_at, device_name, browser, device_type, ip_address,
+    id, user_id, entrance, refresh_jti, rotated_at, device_id, device_name, browser, device_type, ip_address,
     user_agent, created_at, last_used_at, expires_at, absolute_expires_at, ended_at, end_reason
 )
 SELECT
     pg_temp.id_at(created_at, replace(gen_random_uuid()::text, '-', '')),
     pg_temp.user_id(number %% %(users)s), 'api',
     translate(encode(uuid_send(gen_random_uuid()), 'base64'), '+/=', '-_'),
-    used_at, 'curl', 'curl', 'cli', '203.0.113.7', 'curl/8.9.1',
+    used_at, CASE WHEN ended_at IS NOT NULL THEN 'app of user' || number %% %(users)s || '@example.com' END,
+    'curl', 'curl', 'cli', '203.0.113.7', 'curl/8.9.1',
     created_at, used_at, least(used_at + interval '7 days', created_at + interval '30 days'),
     created_at + interval '30 days', ended_at, CASE WHEN ended_at IS NOT NULL THEN 'logged_out' END
 FROM (
