@@ -4,6 +4,7 @@ import secrets
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select, update
 
@@ -25,6 +26,13 @@ from .mail import emails, outbox
 
 RESET_LIFETIME = timedelta(minutes=60)
 MAX_RESETS_PER_HOUR = 3
+
+
+class Changed(NamedTuple):
+    """What the caller's session goes on with, and how many others ended."""
+
+    grant: sessions.Grant
+    ended: int
 
 
 def request_reset(email: str, *, device_name: str, ip_address: str | None) -> None:
@@ -102,17 +110,17 @@ def reset(
         if not database.run(_USE_RESET, key):
             raise ResetTokenInvalid
         activity.record("password_reset", account.id)
-        sessions.end_all(account.id, reason="password_reset")
+        ended = sessions.end_all(account.id, reason="password_reset")
         throttling.forget(account.email)
-        _notify(account.id, now, device_name, ip_address)
+        _notify(account.id, now, device_name, ip_address, ended=ended)
     events.record("reset_confirm", user_id=account.id)
     return account
 
 
 def change(
     session: sessions.Resumed, current_password: str, new_password: str, *, ip_address: str | None
-) -> sessions.Grant:
-    """Change a signed-in user's password, end all other sessions, return what the caller's goes on with.
+) -> Changed:
+    """Change a signed-in user's password and end all other sessions.
 
     Raise WrongCurrentPassword, TooManyAttempts or WeakPassword.
     """
@@ -129,7 +137,7 @@ def change(
         if not _write(account.id, password_hash, now, seen=seen):
             raise WrongCurrentPassword(field="current_password")
         activity.record("password_changed", account.id)
-        sessions.end_all(
+        ended = sessions.end_all(
             account.id,
             reason="password_changed",
             keep=session.id,
@@ -139,9 +147,9 @@ def change(
         is_proof = session.two_step_since is None
         grant = sessions.renew(session, authenticated_at=now if is_proof else None)
         accounts.end_resets(account.id)
-        _notify(account.id, now, session.device_name, ip_address)
+        _notify(account.id, now, session.device_name, ip_address, ended=ended, has_kept_own=True)
     events.record("password_change", user_id=account.id, session_id=session.id)
-    return grant
+    return Changed(grant, ended)
 
 
 def set_by_operator(email: str, new_password: str) -> Account:
@@ -153,10 +161,10 @@ def set_by_operator(email: str, new_password: str) -> Account:
     with database.transaction():
         _write(account.id, password_hash, now)
         activity.record("password_set", account.id)
-        sessions.end_all(account.id, reason="password_reset")
+        ended = sessions.end_all(account.id, reason="password_reset")
         accounts.end_resets(account.id)
         throttling.forget(account.email)
-        _notify(account.id, now, None, None)
+        _notify(account.id, now, None, None, ended=ended)
     events.record("password_set", user_id=account.id)
     return account
 
@@ -201,11 +209,22 @@ def _write(
 
 
 def _notify(
-    user_id: uuid.UUID, now: datetime, device_name: str | None, ip_address: str | None
+    user_id: uuid.UUID,
+    now: datetime,
+    device_name: str | None,
+    ip_address: str | None,
+    *,
+    ended: int,
+    has_kept_own: bool = False,
 ) -> None:
     outbox.queue(
         emails.password_changed(
-            user_id, changed_at=now, device_name=device_name, ip_address=ip_address
+            user_id,
+            changed_at=now,
+            device_name=device_name,
+            ip_address=ip_address,
+            signed_out=ended,
+            has_kept_own=has_kept_own,
         )
     )
 

@@ -26,6 +26,17 @@ SESSION = {
 }
 
 
+def _password_changed(signed_out, *, has_kept_own=True, device_name="Chrome on Windows"):
+    return emails.password_changed(
+        USER,
+        changed_at=NOON,
+        device_name=device_name,
+        ip_address=device_name and "203.0.113.7",
+        signed_out=signed_out,
+        has_kept_own=has_kept_own,
+    )
+
+
 def _changed(what, *, device_name="Chrome on Windows", ip_address="203.0.113.7"):
     by = {"device_name": device_name, "ip_address": ip_address}
     return emails.second_step_changed(USER, what=what, changed_at=NOON, **by)
@@ -40,12 +51,8 @@ MAILS = {
         device_name="Chrome on Windows",
         ip_address="203.0.113.7",
     ),
-    "password_changed": lambda: emails.password_changed(
-        USER, changed_at=NOON, device_name="Chrome on Windows", ip_address="203.0.113.7"
-    ),
-    "changed by an operator": lambda: emails.password_changed(
-        USER, changed_at=NOON, device_name=None, ip_address=None
-    ),
+    "password_changed": lambda: _password_changed(2),
+    "changed by an operator": lambda: _password_changed(3, has_kept_own=False, device_name=None),
     "new_device": lambda: emails.new_device(USER, SESSION),
     "verify_email": lambda: emails.verify_email(USER, requested_at=NOON),
     "registration": lambda: emails.registration(
@@ -231,11 +238,11 @@ CORE = {
         "1 March 2026, 12:04 UTC",
         "Chrome on Windows",
         "203.0.113.7",
-        "All other devices were signed out.",
+        "2 other devices were signed out.",
         "Not you? Reset it now:",
         f"{BASE}/forgot-password",
     ],
-    "changed by an operator": ["by an operator", "All devices were signed out."],
+    "changed by an operator": ["by an operator", "3 devices were signed out."],
     "new_device": [
         "Chrome on Windows",
         "203.0.113.7",
@@ -298,6 +305,32 @@ def test_a_mail_says_what_its_reader_needs(name):
 
     for words in CORE[name]:
         assert words in body
+
+
+@pytest.mark.parametrize(
+    ("signed_out", "has_kept_own", "sentence"),
+    [
+        (0, True, "No other device was signed in."),
+        (1, True, "One other device was signed out."),
+        (0, False, "No device was signed in."),
+        (1, False, "One device was signed out."),
+        (2, False, "2 devices were signed out."),
+    ],
+)
+def test_a_change_of_the_password_says_how_many_devices_it_signed_out(
+    signed_out, has_kept_own, sentence
+):
+    """None of those that there were not, and after a reset not all but one."""
+    assert sentence in compose(_password_changed(signed_out, has_kept_own=has_kept_own)).body
+
+
+def test_a_notice_that_the_release_before_queued_says_nothing_of_devices():
+    """It does not know how many there were."""
+    mail = _password_changed(2)
+    for name in ("signed_out", "has_kept_own"):
+        del mail.facts[name]
+
+    assert not re.search("signed (in|out)\\.", compose(mail).body)
 
 
 @pytest.mark.parametrize("name", MAILS)

@@ -342,7 +342,7 @@ class Service(RuleBasedStateMachine):
     def change_the_password(self, data: st.DataObject) -> None:
         id_ = data.draw(st.sampled_from([id_ for id_ in self.model if self.lives(id_)]))
         session = sessions.resume_api(id_, self.ada.id, issued_at=0)
-        grant = passwords.change(session, self.password, self.password + "x", ip_address=None)
+        grant, _ = passwords.change(session, self.password, self.password + "x", ip_address=None)
         self.password += "x"
         kept = self.model[id_]
         self.end_all()

@@ -51,6 +51,14 @@ def mails() -> list[str]:
     return [row.name for row in database.rows(select(OutgoingMail.name).order_by(OutgoingMail.id))]
 
 
+def told_of_devices() -> list[tuple[int, bool]]:
+    """Return, of each notice of another password, how many devices it says were signed out."""
+    notices = database.rows(
+        select(OutgoingMail.facts).where(OutgoingMail.name == "password_changed")
+    )
+    return [(row.facts["signed_out"], row.facts["has_kept_own"]) for row in notices]
+
+
 def session_of(account, password: str = PASSWORD) -> sessions.Resumed:
     held = factories.grant(account, password=password)
     return sessions.resume_api(held.session_id, account.id)
@@ -164,6 +172,7 @@ def test_a_link_sets_the_password_and_ends_every_session(ada):
     assert opens(NEW_PASSWORD)
     assert not opens(PASSWORD)
     assert not sessions.active_for(ada.id)
+    assert told_of_devices() == [(2, False)]
     with pytest.raises(SessionRevoked):
         sessions.resume_api(held[0].session_id, ada.id)
     with pytest.raises(SessionRevoked):
@@ -301,7 +310,7 @@ def test_a_change_ends_all_other_sessions_and_links(ada):
     [ended] = sessions.recently_ended_for(ada.id)
     assert (ended.id, ended.end_reason) == (other.id, "password_changed")
     assert ended.ended_from == own.device_name
-    assert "password_changed" in mails()
+    assert told_of_devices() == [(1, True)]
     with pytest.raises(ResetTokenInvalid):
         passwords.find_reset(link)
 

@@ -18,13 +18,13 @@ blueprint = Blueprint("passwords", __name__)
 def change_current_user_password() -> Response:
     """Change the password, end all other sessions and give this one new tokens."""
     form = ChangePasswordForm.from_json()
-    grant = passwords.change(
+    changed = passwords.change(
         authentication.current_session(),
         form.current_password.data or "",
         form.new_password.data or "",
         ip_address=authentication.remote_address(),
     )
-    return answers.issued_tokens(grant, **answers.message("Password changed successfully"))
+    return answers.issued_tokens(changed.grant, **answers.message("Password changed successfully"))
 
 
 @blueprint.post("/auth/password-reset/request")

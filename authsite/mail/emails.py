@@ -58,8 +58,13 @@ def password_changed(
     changed_at: datetime,
     device_name: str | None,
     ip_address: str | None,
+    signed_out: int,
+    has_kept_own: bool,
 ) -> Mail:
-    """Return the notice after a change or a reset; without a device an operator did it."""
+    """Return the notice after a change or a reset, and of how many devices were signed out by it.
+
+    Without a device an operator did it.
+    """
     return Mail(
         user_id,
         "password_changed",
@@ -67,6 +72,8 @@ def password_changed(
             "changed_at": changed_at.isoformat(),
             "device_name": device_name,
             "ip_address": ip_address,
+            "signed_out": signed_out,
+            "has_kept_own": has_kept_own,
         },
     )
 

@@ -83,6 +83,11 @@ def signed_out() -> Response:
     return done("You have signed out.", LOGIN)
 
 
+def others_signed_out(count: int) -> str:
+    """Return how many other devices were signed out, one or more, in words."""
+    return f"Signed out {count} other device{'' if count == 1 else 's'}."
+
+
 def next_location() -> str:
     """Return where the login leads: the path of ours or of a listed product that `next` names, or home."""
     target = request.args.get("next", "")

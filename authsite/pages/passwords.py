@@ -32,7 +32,7 @@ def change() -> ResponseReturnValue:
         return _change_page(form)
     caller = authentication.current_session()
     try:
-        grant = passwords.change(
+        changed = passwords.change(
             caller,
             form.current_password.data or "",
             form.new_password.data or "",
@@ -44,8 +44,11 @@ def change() -> ResponseReturnValue:
     except WeakPassword as weak:
         form.refuse("new_password", weak.message)
         return _change_page(form)
-    authentication.remember(grant, is_remembered=caller.is_remembered)
-    return answers.done("Password changed. Your other devices were signed out.")
+    authentication.remember(changed.grant, is_remembered=caller.is_remembered)
+    words = ["Password changed."]
+    if changed.ended:
+        words.append(answers.others_signed_out(changed.ended))
+    return answers.done(" ".join(words))
 
 
 @blueprint.get("/forgot-password")

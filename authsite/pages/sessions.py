@@ -131,7 +131,7 @@ def revoke_others() -> Response:
     )
     if count == 0:
         return answers.done(ONLY_ONE)
-    word = f"Signed out {count} other device{'' if count == 1 else 's'}."
+    word = answers.others_signed_out(count)
     return answers.done(NOT_RECOGNISED.format(word, "it" if count == 1 else "one of them"))
 
 

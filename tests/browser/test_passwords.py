@@ -78,7 +78,7 @@ def test_changing_the_password_keeps_this_browser_and_ends_the_other(open_page, 
     page.get_by_role("textbox", name="Current password").fill(PASSWORD)
     page.get_by_role("textbox", name="New password").fill(NEW_PASSWORD)
     page.get_by_role("button", name="Change password").click()
-    expect(flash(page)).to_have_text("Password changed. Your other devices were signed out.")
+    expect(flash(page)).to_have_text("Password changed. Signed out 1 other device.")
     expect(device(page, "Chrome on Linux")).to_contain_text("This device")
     expect(
         page.get_by_role("listitem").filter(has_text="the password was changed on")

@@ -59,7 +59,7 @@ def test_changing_the_password_keeps_this_device_and_ends_the_others(app, ada, o
     answer = ada.post("/account/password", current_password=PASSWORD, new_password=NEW_PASSWORD)
     assert (answer.status_code, answer.location) == (303, "/account/devices")
     devices = ada.get("/account/devices")
-    assert flash(devices) == "Password changed. Your other devices were signed out."
+    assert flash(devices) == "Password changed. Signed out 2 other devices."
     assert "Signed out: the password was changed on Chrome on Windows, just now" in words(devices)
     assert live_sessions(app) == [ada.session_id()]
     assert not other.is_signed_in()
@@ -67,6 +67,12 @@ def test_changing_the_password_keeps_this_device_and_ends_the_others(app, ada, o
     assert mails(app)[-1] == "password_changed"
     assert open_browser().try_sign_in().status_code == 422
     open_browser().sign_in(password=NEW_PASSWORD)
+
+
+def test_a_change_speaks_of_no_other_device_where_there_is_none(ada):
+    answer = ada.post("/account/password", current_password=PASSWORD, new_password=NEW_PASSWORD)
+
+    assert flash(ada.get(answer.location)) == "Password changed."
 
 
 def test_changing_the_password_makes_the_cookie_of_before_worthless(app, ada, open_browser):
