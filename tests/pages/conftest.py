@@ -172,7 +172,7 @@ def summary(answer: TestResponse) -> list[tuple[str | None, str]]:
     items = re.findall(
         r"<li>(?:<a href=\"#([^\"]*)\">)?(.*?)(?:</a>)?</li>", found[0] if found else ""
     )
-    return [(name or None, unescape(text)) for name, text in items]
+    return [(name or None, unescape(re.sub("<[^>]*>", "", text))) for name, text in items]
 
 
 def title(answer: TestResponse) -> str:
