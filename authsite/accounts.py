@@ -306,19 +306,23 @@ _EMAIL = bindparam("email", type_=String())
 _USER_ID = bindparam("user_id", type_=Uuid())
 _LISTED = select(UserEmail.user_id).where(UserEmail.email == _EMAIL, UserEmail.kept_until.is_(None))
 # An account that code of the release before has made is found by the address that it shows.
-_HOLDER = select(
-    func.coalesce(
-        _LISTED.scalar_subquery(), select(User.id).where(User.email == _EMAIL).scalar_subquery()
-    ).label("id"),
-    _LISTED.exists().label("is_listed"),
+_HOLDER = database.Prepared(
+    select(
+        func.coalesce(
+            _LISTED.scalar_subquery(), select(User.id).where(User.email == _EMAIL).scalar_subquery()
+        ).label("id"),
+        _LISTED.exists().label("is_listed"),
+    )
 )
 _BY_ID = select(*ACCOUNT_COLUMNS).where(User.id == _USER_ID)
 # One row whether or not there is such an account: both take the same statements and the same time.
 _NOBODY = select(literal(1).label("one")).subquery()
-_BY_ID_WITH_FAILURES = select(
-    *ACCOUNT_COLUMNS,
-    User.password_hash,
-    User.password_changed_at,
-    User.two_step_since,
-    throttling.HAS_FAILURES.label("has_failures"),
-).select_from(_NOBODY.outerjoin(User, User.id == _USER_ID))
+_BY_ID_WITH_FAILURES = database.Prepared(
+    select(
+        *ACCOUNT_COLUMNS,
+        User.password_hash,
+        User.password_changed_at,
+        User.two_step_since,
+        throttling.HAS_FAILURES.label("has_failures"),
+    ).select_from(_NOBODY.outerjoin(User, User.id == _USER_ID))
+)

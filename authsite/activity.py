@@ -100,7 +100,7 @@ def count_before(before: datetime) -> int:
 
 _AFTER_ALL = uuid.UUID(int=2**128 - 1)
 _FAILURES = ("sign_in_failed", "sign_in_blocked")
-_INSERT = insert(AccountEvent)
+_INSERT = database.Prepared(insert(AccountEvent))
 _OWNER = bindparam("owner_id", type_=Uuid())
 _FAILED_LATELY = (
     select(func.count())

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Connection,
     DateTime,
     Engine,
+    Insert,
     MetaData,
     Select,
     delete,
@@ -37,7 +38,7 @@ from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeDecorator
@@ -113,11 +114,11 @@ class Prepared:
 
     On PostgreSQL it goes to the driver directly, which prepares it on the server: measured on the
     authenticated read, 100 µs instead of the 300 that SQLAlchemy takes to execute what it has compiled.
-    The connection comes from the same pool, the rows look alike. Inside a transaction, and on SQLite, it is
-    a statement like any other.
+    The connection comes from the same pool, or is the one of the transaction that is open; the rows look
+    alike. On SQLite it is a statement like any other. Values go as they are: no JSON, no `IN` a list.
     """
 
-    def __init__(self, statement: Select[*tuple[Any, ...]] | ReturningUpdate[Any]) -> None:
+    def __init__(self, statement: Select[*tuple[Any, ...]] | ReturningUpdate[Any] | Insert) -> None:
         self.statement = statement
         self._is_read = isinstance(statement, Select)
         compiled = statement.compile(dialect=psycopg_dialect.dialect())  # type: ignore[no-untyped-call]
@@ -130,36 +131,54 @@ class Prepared:
 
     def fetch(self, parameters: Mapping[str, Any] | None, *, only_first: bool = False) -> Any:
         """Return all rows, or the first one (None where there is none)."""
-        autocommit: Engine = current_app.extensions["autocommit_engine"]
-        if _connection.get() is not None or autocommit.dialect.name == "sqlite":
+        if is_sqlite():
             with _connected() as connection:
                 result = connection.execute(self.statement, parameters)
                 return result.first() if only_first else result.all()
+        cursor = self._send(parameters)
+        return cursor.fetchone() if only_first else cursor.fetchall()
+
+    def run(self, parameters: Mapping[str, Any] | None) -> int:
+        """Execute it and return how many rows it changed."""
+        if is_sqlite():
+            return run(self.statement, parameters)
+        return self._send(parameters).rowcount
+
+    def _send(self, parameters: Mapping[str, Any] | None) -> psycopg.Cursor[Any]:
+        """Return a cursor that holds the whole answer."""
+        connection = _connection.get()
+        if connection is not None:
+            return self._execute(connection.connection, parameters)
+        autocommit: Engine = current_app.extensions["autocommit_engine"]
         try:
-            return self._send(autocommit, parameters, only_first)
+            return self._send_by_itself(autocommit, parameters)
         except psycopg.OperationalError as error:
             # The server hung up between the pool's look at the connection and the question.
             if not self._is_read or type(error) not in HUNG_UP:
                 raise
-        return self._send(autocommit, parameters, only_first)
+        return self._send_by_itself(autocommit, parameters)
+
+    def _send_by_itself(
+        self, autocommit: Engine, parameters: Mapping[str, Any] | None
+    ) -> psycopg.Cursor[Any]:
+        pooled = autocommit.raw_connection()
+        try:
+            return self._execute(pooled, parameters)
+        finally:
+            pooled.close()
+
+    def _execute(
+        self, pooled: PoolProxiedConnection, parameters: Mapping[str, Any] | None
+    ) -> psycopg.Cursor[Any]:
+        driver_connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
+        cursor = driver_connection.cursor(binary=True, row_factory=self._row_maker)
+        return cursor.execute(self._sql, {**self._constants, **(parameters or {})})
 
     def _row_maker(self, cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Any]:
         """Return what makes rows of values; the columns of a statement are always the same."""
         if self._make_row is None:
             self._make_row = namedtuple_row(cursor)
         return self._make_row
-
-    def _send(
-        self, autocommit: Engine, parameters: Mapping[str, Any] | None, only_first: bool
-    ) -> Any:
-        pooled = autocommit.raw_connection()
-        try:
-            driver_connection = cast("psycopg.Connection[Any]", pooled.driver_connection)
-            cursor = driver_connection.cursor(binary=True, row_factory=self._row_maker)
-            cursor.execute(self._sql, {**self._constants, **(parameters or {})})
-            return cursor.fetchone() if only_first else cursor.fetchall()
-        finally:
-            pooled.close()
 
 
 def row(
@@ -183,10 +202,12 @@ def rows(
 
 
 def run(
-    statement: Executable,
+    statement: Executable | Prepared,
     parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
 ) -> int:
     """Execute a statement and return how many rows it changed."""
+    if isinstance(statement, Prepared):
+        return statement.run(cast("Mapping[str, Any] | None", parameters))
     with _connected() as connection:
         return connection.execute(statement, parameters, execution_options=_COUNTED).rowcount
 
@@ -251,7 +272,8 @@ def delete_in_batches(key: Any, is_dead: ColumnElement[bool]) -> Iterator[int]:
 
 def is_sqlite() -> bool:
     """Return whether this application runs on SQLite."""
-    return db.engine.dialect.name == "sqlite"
+    autocommit: Engine = current_app.extensions["autocommit_engine"]
+    return autocommit.dialect.name == "sqlite"
 
 
 def engine() -> Engine:

@@ -4,14 +4,15 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, delete, or_, select, true, update
+from sqlalchemy import String, and_, bindparam, delete, or_, select, true, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from .. import activity, clock, database, events, webhooks
 from ..database import Row
 from ..database.models import DISTRUSTED_ENDS, UserSession
 from ..errors import Forbidden, SessionNotFound
 from ..mail import emails, outbox
-from .columns import DEVICE_NAME, IS_OWN, SESSION_ID
+from .columns import DEVICE_NAME, IS_OWN, NOW, OWNER_ID, SESSION_ID
 from .trusted import distrust_all, distrust_device
 
 # Ends that are acts of their own; the others belong to one that is told by itself.
@@ -122,15 +123,38 @@ def end_where(
 ) -> Sequence[Row]:
     """End those of the user's sessions that meet the condition and return their ids and names.
 
-    The one place where sessions end, and so where products are told of it. In the caller's transaction.
+    In the caller's transaction.
     """
-    statement = (
+    return end_by(ending(condition), user_id, reason, ended_from)
+
+
+def ending(condition: Any) -> ReturningUpdate[*tuple[Any, ...]]:
+    """Return the statement for `end_by` that ends those of a user's sessions that meet the condition."""
+    return (
         update(UserSession)
-        .where(UserSession.user_id == user_id, condition, UserSession.ended_at.is_(None))
-        .values(ended_at=clock.now(), end_reason=reason, ended_from=ended_from)
+        .where(UserSession.user_id == OWNER_ID, condition, UserSession.ended_at.is_(None))
+        .values(
+            ended_at=NOW,
+            end_reason=bindparam("reason", type_=String()),
+            ended_from=bindparam("from", type_=String()),
+        )
         .returning(UserSession.id, DEVICE_NAME, UserSession.device_id)
     )
-    ended = database.rows(statement)
+
+
+def end_by(
+    statement: ReturningUpdate[*tuple[Any, ...]] | database.Prepared,
+    user_id: uuid.UUID,
+    reason: str,
+    ended_from: str | None,
+    **values: Any,
+) -> Sequence[Row]:
+    """End sessions by a statement of `ending`, with the values that its condition names.
+
+    The one place where sessions end, and so where products are told of it. In the caller's transaction.
+    """
+    by = {"owner_id": user_id, "now": clock.now(), "reason": reason, "from": ended_from}
+    ended = database.rows(statement, by | values)
     webhooks.session_ended(user_id, [each.id for each in ended], reason)
     return ended
 

@@ -9,6 +9,7 @@ from flask import current_app
 from sqlalchemy import (
     BindParameter,
     Boolean,
+    String,
     Uuid,
     and_,
     bindparam,
@@ -45,7 +46,7 @@ from .columns import (
     USER_ID,
     Grant,
 )
-from .ending import end_where
+from .ending import end_by, end_where, ending
 from .resuming import cookie_digest
 
 # For so long after it was made an account may have had no device yet.
@@ -125,10 +126,11 @@ def start(
         by = activity.Actor(session_id, device.name, client.ip_address, country)
         activity.record("signed_in", account.id, by=by)
         earlier = database.row(_EARLIER, session | {"now": now, "is_page": entrance == "page"})
+        assert earlier is not None
         _make_room(session, earlier, now)
         # The first device of an account is silent, unless the account is older than its rows.
-        is_first = account.created_at > now - SILENT_FOR and not (earlier and earlier.any)
-        if not is_first and not (earlier and earlier.known):
+        is_first = account.created_at > now - SILENT_FOR and not earlier.any
+        if not is_first and not earlier.known:
             outbox.queue(emails.new_device(account.id, session))
     events.record("login", user_id=account.id, session_id=session_id, entrance=entrance)
     return Grant(session_id, account.id, now, expires_at, jti, cookie_secret, authenticated_at)
@@ -147,37 +149,36 @@ def describe(client: Client) -> devices.Device:
     return device
 
 
-def _make_room(session: dict[str, Any], earlier: Row | None, now: datetime) -> None:
+def _make_room(session: dict[str, Any], earlier: Row, now: datetime) -> None:
     """End the older session of the same device, and what is beyond the cap, least recently used first."""
+    if earlier.given_name:
+        key = {"session_id": session["id"], "owner_id": session["user_id"]}
+        database.run(NAME, key | {"name": earlier.given_name})
+    if earlier.open:
+        end_by(
+            _END_OPEN,
+            session["user_id"],
+            "replaced",
+            None,
+            successor_id=session["id"],
+            same_device_id=session["device_id"],
+            is_page=session["entrance"] == "page",
+        )
     most: int = current_app.config["MAX_SESSIONS_PER_USER"]
-    if earlier is None or not (earlier.of_device or earlier.live >= most):
-        return
-    if earlier.of_device:
-        given = database.row(_GIVEN_NAME, session | {"is_page": session["entrance"] == "page"})
-        if given is not None and given.given_name:
-            key = {"session_id": session["id"], "owner_id": session["user_id"]}
-            database.run(NAME, key | {"name": given.given_name})
-        replaced = and_(
-            UserSession.device_id == session["device_id"],
-            (UserSession.entrance == "page")
-            if session["entrance"] == "page"
-            else (UserSession.entrance != "page"),
-            UserSession.id != session["id"],
+    if earlier.live >= most:
+        beyond = (
+            select(UserSession.id)
+            .where(
+                UserSession.user_id == session["user_id"],
+                UserSession.id != session["id"],
+                UserSession.ended_at.is_(None),
+                UserSession.expires_at > now,
+            )
+            .order_by(UserSession.last_used_at.desc(), UserSession.id.desc())
+            .offset(most - 1)
+            .limit(10_000)  # SQLite has no OFFSET without LIMIT
         )
-        end_where(session["user_id"], replaced, "replaced", None)
-    beyond = (
-        select(UserSession.id)
-        .where(
-            UserSession.user_id == session["user_id"],
-            UserSession.id != session["id"],
-            UserSession.ended_at.is_(None),
-            UserSession.expires_at > now,
-        )
-        .order_by(UserSession.last_used_at.desc(), UserSession.id.desc())
-        .offset(most - 1)
-        .limit(10_000)  # SQLite has no OFFSET without LIMIT
-    )
-    end_where(session["user_id"], UserSession.id.in_(beyond), "evicted", None)
+        end_where(session["user_id"], UserSession.id.in_(beyond), "evicted", None)
 
 
 # The user's row is locked until the commit: a change of password waits for this sign-in and then ends its
@@ -196,50 +197,63 @@ _INSERTED = [
         "ended_from",
     }
 ]
-_INSERT = insert(UserSession).from_select(
-    [column.name for column in _INSERTED],
-    select(
-        *(
-            bindparam(column.name, type_=column.type) if column.name != "user_id" else User.id
-            for column in _INSERTED
+_INSERT = database.Prepared(
+    insert(UserSession).from_select(
+        [column.name for column in _INSERTED],
+        select(
+            *(
+                bindparam(column.name, type_=column.type) if column.name != "user_id" else User.id
+                for column in _INSERTED
+            )
         )
+        .where(
+            User.id == USER_ID,
+            User.is_active,
+            User.password_changed_at == bindparam("seen_password_changed_at", type_=UtcDateTime()),
+            or_(User.two_step_since.is_(None), bindparam("second_step_is_done", type_=Boolean())),
+        )
+        .with_for_update(key_share=True, of=User),
+        include_defaults=False,
     )
-    .where(
-        User.id == USER_ID,
-        User.is_active,
-        User.password_changed_at == bindparam("seen_password_changed_at", type_=UtcDateTime()),
-        or_(User.two_step_since.is_(None), bindparam("second_step_is_done", type_=Boolean())),
-    )
-    .with_for_update(key_share=True, of=User),
-    include_defaults=False,
 )
 _IS_PAGE: BindParameter[bool] = bindparam("is_page", type_=Boolean())
 # A browser is known by its cookie, a client of the API by the id that it gives: neither passes for the other.
-_IS_SAME_DEVICE = and_(
-    UserSession.device_id == bindparam("device_id"),
-    case((UserSession.entrance == "page", _IS_PAGE), else_=not_(_IS_PAGE)),
-)
+_IS_SAME_ENTRANCE = case((UserSession.entrance == "page", _IS_PAGE), else_=not_(_IS_PAGE))
+_IS_SAME_DEVICE = and_(UserSession.device_id == bindparam("device_id"), _IS_SAME_ENTRANCE)
 _IS_SAME_KIND = and_(
     UserSession.browser.is_not_distinct_from(bindparam("browser")),
     UserSession.os.is_not_distinct_from(bindparam("os")),
 )
 _WAS_NOT_THROWN_OUT = or_(
-    UserSession.end_reason.is_(None), UserSession.end_reason.not_in(DISTRUSTED_ENDS)
+    UserSession.end_reason.is_(None),
+    and_(*(UserSession.end_reason != each for each in DISTRUSTED_ENDS)),
 )
 _IS_EARLIER = and_(UserSession.user_id == USER_ID, UserSession.id != bindparam("id", type_=Uuid()))
-# Only what is live is counted: a user may have ten thousand rows that are not.
-_EARLIER = select(
-    exists().where(_IS_EARLIER).label("any"),
-    select(func.count()).where(_IS_EARLIER, IS_LIVE).scalar_subquery().label("live"),
-    exists().where(_IS_EARLIER, _IS_SAME_DEVICE).label("of_device"),
-    exists().where(_IS_EARLIER, _IS_SAME_DEVICE, _WAS_NOT_THROWN_OUT).label("known"),
-)
+# Who only knows the id must not pass for "Mum's laptop".
 _GIVEN_NAME = (
     select(UserSession.given_name)
-    # Who only knows the id must not pass for "Mum's laptop".
     .where(_IS_EARLIER, _IS_SAME_DEVICE, _IS_SAME_KIND)
     .order_by(UserSession.id.desc())
     .limit(1)
+)
+# Only what is live is counted: a user may have ten thousand rows that are not.
+_EARLIER = database.Prepared(
+    select(
+        exists().where(_IS_EARLIER).label("any"),
+        select(func.count()).where(_IS_EARLIER, IS_LIVE).scalar_subquery().label("live"),
+        exists().where(_IS_EARLIER, _IS_SAME_DEVICE, UserSession.ended_at.is_(None)).label("open"),
+        exists().where(_IS_EARLIER, _IS_SAME_DEVICE, _WAS_NOT_THROWN_OUT).label("known"),
+        _GIVEN_NAME.scalar_subquery().label("given_name"),
+    )
+)
+_END_OPEN = database.Prepared(
+    ending(
+        and_(
+            UserSession.id != bindparam("successor_id", type_=Uuid()),
+            UserSession.device_id == bindparam("same_device_id", type_=String()),
+            _IS_SAME_ENTRANCE,
+        )
+    )
 )
 _KNOWN_BROWSER = (
     select(UserSession.id)
