@@ -6,7 +6,19 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from flask import current_app
-from sqlalchemy import String, Uuid, bindparam, exists, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    String,
+    Uuid,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -22,7 +34,14 @@ from . import (
     webhooks,
 )
 from .crypto import hashing
-from .database.models import ACCOUNT_COLUMNS, Account, PasswordReset, User, UserEmail
+from .database.models import (
+    ACCOUNT_COLUMNS,
+    Account,
+    EmailChange,
+    PasswordReset,
+    User,
+    UserEmail,
+)
 from .errors import (
     EmailNotVerified,
     EmailTaken,
@@ -168,7 +187,7 @@ def update_details(user_id: uuid.UUID, changes: Mapping[str, str | None]) -> Acc
 
 
 def deactivate(email: str) -> Account:
-    """Close the account to sign-ins and end its sessions and reset links; raise UnknownAccount."""
+    """Close the account to sign-ins and end its sessions and links; raise UnknownAccount."""
     account = find_by_email(email)
     with database.transaction():
         _set_active(account.id, is_active=False)
@@ -176,6 +195,7 @@ def deactivate(email: str) -> Account:
         webhooks.emit("user.deactivated", account.id)
         sessions.end_all(account.id, reason="deactivated")
         end_resets(account.id)
+        end_email_change(account.id)
     events.record("deactivate", user_id=account.id)
     return account
 
@@ -223,6 +243,23 @@ def take_email(user_id: uuid.UUID, email: str) -> bool:
     return database.row(taken.returning(UserEmail.email)) is not None
 
 
+def give_up_email(user_id: uuid.UUID, email: str, *, kept_until: datetime | None) -> None:
+    """Make an address no longer the user's: anybody's at once, or kept for its owner until then."""
+    if kept_until is None:
+        database.run(
+            delete(UserEmail).where(UserEmail.user_id == user_id, UserEmail.email == email)
+        )
+        return
+    keeping = _insert_emails().values(email=email, user_id=user_id, kept_until=kept_until)
+    database.run(
+        keeping.on_conflict_do_update(
+            index_elements=[UserEmail.email],
+            set_={"kept_until": kept_until},
+            where=UserEmail.user_id == user_id,
+        )
+    )
+
+
 def adopt(since: datetime) -> int:
     """List the addresses of accounts made since then by code that did not list them; return how many.
 
@@ -254,6 +291,20 @@ def end_resets(user_id: uuid.UUID) -> None:
         .where(PasswordReset.user_id == user_id, PasswordReset.ended_at.is_(None))
         .values(ended_at=clock.now())
     )
+
+
+def end_email_change(user_id: uuid.UUID) -> bool:
+    """Make the link worthless that waits to change the user's address; return whether there was one."""
+    ended = (
+        update(EmailChange)
+        .where(
+            EmailChange.user_id == user_id,
+            EmailChange.confirmed_at.is_(None),
+            EmailChange.ended_at.is_(None),
+        )
+        .values(ended_at=clock.now())
+    )
+    return database.run(ended) > 0
 
 
 def _set_active(user_id: uuid.UUID, *, is_active: bool) -> None:

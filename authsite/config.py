@@ -376,6 +376,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
     "REFRESH_LOST_ANSWER_SECONDS": ("REFRESH_LOST_ANSWER_SECONDS", _integer(0, 604_800), 86_400),
     "ACTIVITY_KEEP_DAYS": ("ACTIVITY_KEEP_DAYS", _integer(30, 400), 90),
     "STEP_UP_MINUTES": ("STEP_UP_MINUTES", _integer(1, 15), 10),
+    "EMAIL_UNDO_DAYS": ("EMAIL_UNDO_DAYS", _integer(0, 30), 7),
     "TRUSTED_BROWSER_DAYS": ("TRUSTED_BROWSER_DAYS", _integer(0, 365), 30),
     "MAX_SESSIONS_PER_USER": ("MAX_SESSIONS_PER_USER", _integer(1, 10_000), 100),
     "RATELIMIT_ENABLED": ("RATELIMIT_ENABLED", _flag, True),

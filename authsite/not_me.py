@@ -73,6 +73,7 @@ def end_session(token: str, *, device_name: str, ip_address: str | None) -> bool
         with contextlib.suppress(SessionNotFound, Forbidden):  # its row may have been cleared away
             sessions.end(account.id, uuid.UUID(report.of), reason="not_me")
         throttling.close(account.email)
+        accounts.end_email_change(account.id)
         activity.record("not_me_reported", account.id)
         passwords.request_reset(account.email, device_name=device_name, ip_address=ip_address)
     events.record("not_me", user_id=account.id, session_id=report.of)
@@ -104,6 +105,7 @@ def end_everything(token: str, email: str, *, device_name: str, ip_address: str 
         sessions.end_all(account.id, reason="not_me")
         sessions.distrust_all(account.id)
         accounts.end_resets(account.id)
+        accounts.end_email_change(account.id)
         passwords.request_reset(account.email, device_name=device_name, ip_address=ip_address)
     events.record("not_me_everything", user_id=account.id)
 

@@ -35,10 +35,13 @@ class Changed(NamedTuple):
     ended: int
 
 
-def request_reset(email: str, *, device_name: str, ip_address: str | None) -> None:
+def request_reset(
+    email: str, *, device_name: str, ip_address: str | None, is_capped: bool = True
+) -> None:
     """Mail a link to the account of this address, if there is an active one; say nothing of it.
 
-    At most 3 mails an hour go to an account. A new link makes the older ones worthless.
+    At most 3 mails an hour go to an account, unless what asks can happen once only: a thief who has asked
+    for three must not keep the owner from his. A new link makes the older ones worthless.
     """
     now = clock.now()
     reset_id = secrets.token_urlsafe(24)
@@ -48,7 +51,8 @@ def request_reset(email: str, *, device_name: str, ip_address: str | None) -> No
         # it, and ends their links.
         row = database.row(_ASKING, {"user_id": accounts.find_id(email)})
         asked = row and database.row(_ASKED, {"user_id": row.id, "since": now - timedelta(hours=1)})
-        if row is None or asked is None or asked[0] >= MAX_RESETS_PER_HOUR:
+        is_one_too_many = is_capped and asked is not None and asked[0] >= MAX_RESETS_PER_HOUR
+        if row is None or is_one_too_many:
             events.record("reset_request", outcome="ignored", user_id=row and row.id)
             return
         accounts.end_resets(row.id)
@@ -111,6 +115,7 @@ def reset(
             raise ResetTokenInvalid
         activity.record("password_reset", account.id)
         ended = sessions.end_all(account.id, reason="password_reset")
+        accounts.end_email_change(account.id)
         throttling.forget(account.email)
         _notify(account.id, now, device_name, ip_address, ended=ended)
     events.record("reset_confirm", user_id=account.id)
@@ -147,6 +152,7 @@ def change(
         is_proof = session.two_step_since is None
         grant = sessions.renew(session, authenticated_at=now if is_proof else None)
         accounts.end_resets(account.id)
+        accounts.end_email_change(account.id)
         _notify(account.id, now, session.device_name, ip_address, ended=ended, has_kept_own=True)
     events.record("password_change", user_id=account.id, session_id=session.id)
     return Changed(grant, ended)
@@ -163,6 +169,7 @@ def set_by_operator(email: str, new_password: str) -> Account:
         activity.record("password_set", account.id)
         ended = sessions.end_all(account.id, reason="password_reset")
         accounts.end_resets(account.id)
+        accounts.end_email_change(account.id)
         throttling.forget(account.email)
         _notify(account.id, now, None, None, ended=ended)
     events.record("password_set", user_id=account.id)

@@ -158,6 +158,12 @@ def close(email: str) -> None:
     database.run(closing.on_conflict_do_update(index_elements=[SignInFailures.key], set_=full))
 
 
+def keep_closed(email: str, new_email: str) -> None:
+    """Have what only a reset opens stay so when its account goes by another address."""
+    if failures(email) >= CLOSED:
+        close(new_email)
+
+
 def may_mail(name: str, whom: str) -> bool:
     """Count a mail of this name to `whom` and return True; return False if that were too many of them.
 

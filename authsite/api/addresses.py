@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Blueprint
 
-from .. import addresses
+from .. import addresses, email_changes
 from ..web import authentication, limits
 from ..web.forms import EmailTokenForm
 from . import answers
@@ -15,9 +15,15 @@ blueprint = Blueprint("addresses", __name__)
 @blueprint.get("/users/me/email")
 @limits.read_email
 def get_email() -> dict[str, Any]:
-    """Return the address of the account behind the token, and whether it is confirmed."""
+    """Return the address of the account behind the token, whether it is confirmed, and what it may become."""
     account = authentication.current_session().account
-    return {"email": account.email, "email_verified": account.email_verified_at is not None}
+    waiting = email_changes.find_waiting(account.id)
+    return {
+        "email": account.email,
+        "email_verified": account.email_verified_at is not None,
+        "pending_email": waiting and waiting.new_email,
+        "pending_expires_at": waiting and waiting.expires_at,
+    }
 
 
 @blueprint.post("/users/me/email/verification")

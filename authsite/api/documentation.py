@@ -17,6 +17,13 @@ blueprint = Blueprint("documentation", __name__)
 Said = tuple[int, str, str]
 
 # What stands for a secret or an id in a command that is to be copied.
+# What each kind of token is called, where a member is called no more than that.
+LINK_TOKENS = {
+    shapes.TOKEN: "$ACCESS_TOKEN",
+    shapes.REGISTRATION_TOKEN: "$REGISTRATION_TOKEN",
+    shapes.EMAIL_TOKEN: "$EMAIL_TOKEN",
+    shapes.CHANGE_TOKEN: "$CHANGE_TOKEN",
+}
 SHELL_VARIABLES = {
     "refresh_token": "$REFRESH_TOKEN",
     "token": "$RESET_TOKEN",
@@ -130,12 +137,8 @@ def _curl(base_url: str, method: str, path: str, operation: dict[str, Any]) -> s
 
 def _shell_value(name: str, example: Any) -> Any:
     """Return the variable that stands for a secret member, or the example as it is."""
-    if name == "token" and example == shapes.TOKEN:
-        return "$ACCESS_TOKEN"
-    if name == "token" and example == shapes.REGISTRATION_TOKEN:
-        return "$REGISTRATION_TOKEN"
-    if name == "token" and example == shapes.EMAIL_TOKEN:
-        return "$EMAIL_TOKEN"
+    if name == "token" and example in LINK_TOKENS:
+        return LINK_TOKENS[example]
     return SHELL_VARIABLES.get(name, example)
 
 

@@ -222,6 +222,50 @@ def registration(
     )
 
 
+def change_email(
+    user_id: uuid.UUID,
+    *,
+    change_id: str,
+    requested_at: datetime,
+    device_name: str,
+    ip_address: str | None,
+) -> Mail:
+    """Return the mail to the new address with the link that makes it the account's.
+
+    It tells nothing of the account: who typed the address may have meant another one. If that belongs to
+    somebody when it is sent, it leaves as `already_registered` instead.
+    """
+    facts = {"change_id": change_id, "requested_at": requested_at.isoformat()}
+    until = {"expires_at": (requested_at + LINK_LIFETIME).isoformat()}
+    by = {"device_name": device_name, "ip_address": ip_address}
+    return Mail(user_id, "change_email", facts | until | by)
+
+
+def email_changed(
+    user_id: uuid.UUID,
+    *,
+    change_id: str,
+    new_email: str,
+    changed_at: datetime,
+    undo_until: datetime | None,
+    device_name: str | None,
+    ip_address: str | None,
+) -> Mail:
+    """Return the notice to the address that was given up, with the link that undoes it if one does.
+
+    Without a device an operator did it.
+    """
+    facts = {
+        "change_id": change_id,
+        "new_email": spelling.masked_email(new_email),
+        "changed_at": changed_at.isoformat(),
+        "device_name": device_name,
+        "ip_address": ip_address,
+    }
+    until = {"undo_until_at": undo_until.isoformat()} if undo_until else {}
+    return Mail(user_id, "email_changed", facts | until)
+
+
 def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
     """Return the message as it leaves; its links are made from PUBLIC_BASE_URL and nothing else.
 
@@ -247,6 +291,9 @@ def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
         context["link"] = (
             f"{base_url}/reset-password?token={tokens.reset_link(mail.user_id, reset_id)}"
         )
+    if change_id := context.pop("change_id", None):
+        assert mail.user_id is not None
+        context |= _links_of_change(mail, f"{mail.user_id.hex}.{change_id}", base_url)
     if reported := _reported(mail):
         context["not_me_url"] = f"{base_url}/not-me?token={tokens.sign('not_me', reported)}"
     if registration_id := context.pop("registration_id", None):
@@ -290,6 +337,15 @@ def _reported(mail: Mail) -> str | None:
     kind = kinds.get(mail.name)
     session_id = mail.facts.get("session_id")
     return f"{kind}:{mail.user_id}:{session_id}" if kind and session_id else None
+
+
+def _links_of_change(mail: Mail, named: str, base_url: str) -> dict[str, Any]:
+    """Return what a mail about a change of address may offer: to confirm it, or to undo it."""
+    if mail.name == "change_email":
+        return {"link": f"{base_url}/confirm-email?token={tokens.sign('change_email', named)}"}
+    if "undo_until_at" in mail.facts:
+        return {"undo_url": f"{base_url}/undo-email?token={tokens.sign('undo_email', named)}"}
+    return {"is_change": True}
 
 
 def _shorten(subject: str) -> str:

@@ -30,7 +30,14 @@ from sqlalchemy.orm import aliased
 from .. import clock, database, events, outboxes
 from ..crypto import certificates
 from ..database import UtcDateTime
-from ..database.models import OutgoingMail, PasswordReset, Registration, User, UserEmail
+from ..database.models import (
+    EmailChange,
+    OutgoingMail,
+    PasswordReset,
+    Registration,
+    User,
+    UserEmail,
+)
 from . import emails, quotas
 
 TIMEOUT_SECONDS = 10
@@ -97,7 +104,7 @@ def _name_within_quota(row: database.Row, to: database.Row) -> str | None:
     Counted at the first attempt only; what is then sent keeps its name for the next ones.
     """
     name: str = row.name
-    if row.user_id is None:
+    if name in _TO_STRANGERS:
         # Who has an account already is told so; whether there is one is decided now, not when it was asked.
         name = "already_registered" if to.has_account else name
         return name if to.claims_today <= quotas.MOST_TO_UNPROVEN else None
@@ -122,11 +129,15 @@ def _key(row: database.Row) -> dict[str, Any]:
 
 def _recipient(row: database.Row) -> database.Row | None:
     """Return who gets the mail, by the row that it names; None if that is gone."""
-    if row.user_id is not None:
-        return database.row(_RECIPIENT, {"user_id": row.user_id})
     now = clock.now()
-    facts = {"registration_id": row.facts["registration_id"], "now": now}
-    return database.row(_CLAIMANT, facts | {"since": now - quotas.WINDOW})
+    key = row.facts | {"owner_id": row.user_id, "now": now, "since": now - quotas.WINDOW}
+    if row.name == "registration":
+        return database.row(_CLAIMANT, key)
+    if row.name == "change_email":
+        return database.row(_NEW_ADDRESS, key)
+    if "change_id" in row.facts:
+        return database.row(_OLD_ADDRESS, key)
+    return database.row(_RECIPIENT, key)
 
 
 def _greeted(to: database.Row) -> str | None:
@@ -210,8 +221,11 @@ _OWN = and_(
 _DELETE = delete(OutgoingMail).where(_OWN)
 _RENAME = update(OutgoingMail).where(_OWN).values(name=bindparam("new_name"))
 _POSTPONE = update(OutgoingMail).where(_OWN).values(due_at=bindparam("new_due_at"))
+# They go to whoever reads an address that somebody has typed.
+_TO_STRANGERS = ("registration", "change_email")
+_OWNER_ID = bindparam("owner_id", type_=Uuid())
 _RECIPIENT = select(User.email, User.email_verified_at, User.first_name, User.is_active).where(
-    User.id == bindparam("user_id")
+    User.id == _OWNER_ID
 )
 _NOW = bindparam("now", type_=UtcDateTime())
 _claims = aliased(Registration)
@@ -235,6 +249,51 @@ _CLAIMANT = select(
     .scalar_subquery()
     .label("claims_today"),
 ).where(Registration.id == bindparam("registration_id"), Registration.expires_at > _NOW)
+_CHANGE = and_(EmailChange.user_id == _OWNER_ID, EmailChange.id == bindparam("change_id"))
+_changes, _others = aliased(EmailChange), aliased(User)
+_NEW_ADDRESS = (
+    select(
+        EmailChange.new_email.label("email"),
+        null().label("email_verified_at"),
+        User.is_active,
+        or_(
+            exists().where(
+                UserEmail.email == EmailChange.new_email,
+                UserEmail.user_id != EmailChange.user_id,
+                or_(UserEmail.kept_until.is_(None), UserEmail.kept_until > _NOW),
+            ),
+            exists().where(
+                _others.email == EmailChange.new_email, _others.id != EmailChange.user_id
+            ),
+        ).label("has_account"),
+        select(func.count())
+        .where(
+            _changes.new_email == EmailChange.new_email,
+            _changes.created_at <= EmailChange.created_at,
+            _changes.created_at > bindparam("since", type_=UtcDateTime()),
+        )
+        .scalar_subquery()
+        .label("claims_today"),
+    )
+    .join_from(EmailChange, User, User.id == EmailChange.user_id)
+    .where(
+        _CHANGE,
+        EmailChange.confirmed_at.is_(None),
+        EmailChange.ended_at.is_(None),
+        EmailChange.expires_at > _NOW,
+    )
+)
+# Its owner hears of a change whatever has become of the account; of one that was undone, no more.
+_OLD_ADDRESS = (
+    select(
+        EmailChange.old_email.label("email"),
+        User.email_verified_at,
+        User.first_name,
+        true().label("is_active"),
+    )
+    .join_from(EmailChange, User, User.id == EmailChange.user_id)
+    .where(_CHANGE, EmailChange.confirmed_at.is_not(None), EmailChange.ended_at.is_(None))
+)
 _LIVE_RESET = select(PasswordReset.id).where(
     PasswordReset.id == bindparam("reset_id"),
     PasswordReset.user_id == bindparam("user_id"),

@@ -29,6 +29,7 @@ REASONS = {
     "password_reset": "Signed out: the password was reset",
     "reuse_detected": "Signed out for safety: its sign-in was copied",
     "not_me": "Signed out: you told us that it was not you",
+    "email_undone": "Signed out: a change of your email address was undone",
     "deactivated": "Signed out: the account was deactivated",
     "replaced": "Replaced: the same device signed in again",
     "evicted": "Signed out to make room for a newer device",

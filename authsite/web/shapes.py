@@ -65,6 +65,7 @@ CODES = {
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIuLi4ifQ.c2lnbmF0dXJl"  # noqa: S105
 EMAIL_TOKEN = "ImFkYSI.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
+CHANGE_TOKEN = "ImNoYW5nZSI.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
 SETUP_TOKEN = "IkFRSUQi.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
 SET_ID = "01937b61-02aa-7f0e-8c11-5f0d7e2b9a44"
 MFA_TOKEN = "WyIwMTkzIl0.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
@@ -148,8 +149,17 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         {
             "email": text(MAX_EMAIL, format="email"),
             "email_verified": EMAIL_VERIFIED,
+            "pending_email": or_null(text(MAX_EMAIL, format="email")),
+            "pending_expires_at": or_null(TIME),
         },
-        examples=[{"email": "ada@example.com", "email_verified": True}],
+        examples=[
+            {
+                "email": "ada@example.com",
+                "email_verified": True,
+                "pending_email": "ada.lovelace@example.com",
+                "pending_expires_at": "2026-11-24T18:04:00.125000Z",
+            }
+        ],
     ),
     "Session": _object(
         "A device on which the user is signed in. All that it tells of itself is hearsay.",

@@ -17,6 +17,7 @@ from werkzeug.test import TestResponse
 
 from authsite import accounts, database
 from authsite.crypto import tokens
+from authsite.database.models import EmailChange
 from tests import services
 from tests.factories import PASSWORD
 
@@ -154,6 +155,15 @@ def email_token(app: Flask, email: str) -> str:
     with app.app_context():
         account = accounts.find_by_email(email)
         return tokens.sign("verify_email", f"{account.id}:{account.email}")
+
+
+def change_token(app: Flask, purpose: str = "change_email") -> str:
+    """Return the token of the newest link that confirms a change of address, or undoes it."""
+    with app.app_context():
+        statement = select(EmailChange.id, EmailChange.user_id)
+        found = database.row(statement.order_by(EmailChange.created_at.desc()).limit(1))
+        assert found is not None
+        return tokens.sign(purpose, f"{found.user_id.hex}.{found.id}")
 
 
 def registration_token(app: Flask) -> str:

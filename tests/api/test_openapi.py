@@ -28,6 +28,7 @@ from tests.api.conftest import (
     OTHER_EMAIL,
     V1,
     bearer,
+    change_token,
     email_token,
     log_in,
     register,
@@ -62,6 +63,9 @@ OPERATION_IDS = {
     ("GET", "/users/me/email"): "get_email",
     ("POST", "/users/me/email/verification"): "request_email_verification",
     ("POST", "/users/me/email/verify"): "verify_email",
+    ("POST", "/users/me/email"): "change_email",
+    ("DELETE", "/users/me/email"): "cancel_email_change",
+    ("POST", "/users/me/email/confirm"): "confirm_email_change",
     ("GET", "/users/me/activity"): "list_activity",
     ("GET", "/users/me/export"): "export_my_data",
     ("GET", "/auth/step-up"): "get_step_up",
@@ -382,8 +386,16 @@ def variables(client):
         "SESSION_ID": session_id(other),
         "RESET_TOKEN": reset_token_from_outbox(client.application),
         "EMAIL_TOKEN": email_token(client.application, EMAIL),
+        "CHANGE_TOKEN": asked_to_change(client, held),
         **service(client),
     }
+
+
+def asked_to_change(client, held, email="ada.lovelace@example.com"):
+    """Ask for another address, and return the token of the link."""
+    body = {"email": email}
+    assert client.post(f"{V1}/users/me/email", json=body, headers=bearer(held)).status_code == 202
+    return change_token(client.application)
 
 
 def service(client):
@@ -451,6 +463,7 @@ def claimed(client, document):
 
 
 SHELL_VARIABLES = ("ACCESS_TOKEN", "REFRESH_TOKEN", "SESSION_ID", "RESET_TOKEN", "EMAIL_TOKEN")
+SHELL_VARIABLES += ("CHANGE_TOKEN",)
 SHELL_VARIABLES += ("MFA_TOKEN", "CODE", "SETUP_TOKEN", "SET_ID")
 
 
@@ -621,6 +634,13 @@ def with_claim(*, is_taken=False, **members):
     return refused
 
 
+def with_an_address_taken(client, document):
+    held = signed_in(client)
+    signed_in(client, OTHER_EMAIL)
+    body = {"token": asked_to_change(client, held, OTHER_EMAIL)}
+    return call(client, document, "confirm_email_change", held, json=body)
+
+
 def logout_of_a_stranger(client, document):
     theirs = signed_in(client, OTHER_EMAIL)
     body = {"refresh_token": theirs["refresh_token"]}
@@ -650,6 +670,7 @@ REFUSALS = [
     ("complete_login", 403, "invalid_code", with_wrong_code),
     ("begin_app_setup", *STALE, after(timedelta(minutes=11), "begin_app_setup")),
     ("remove_app", *STALE, after(timedelta(minutes=11), "remove_app")),
+    ("change_email", *STALE, after(timedelta(minutes=11), "change_email")),
     ("confirm_app_setup", 400, "setup_token_invalid", with_token("confirm_app_setup")),
     ("confirm_app_setup", 403, "invalid_code", with_wrong_setup_code),
     (
@@ -730,6 +751,9 @@ REFUSALS = [
     ),
     ("confirm_password_reset", 400, "reset_token_invalid", plainly("confirm_password_reset")),
     ("verify_email", 400, "email_token_invalid", with_token("verify_email")),
+    ("confirm_email_change", 400, "email_token_invalid", with_token("confirm_email_change")),
+    ("confirm_email_change", 409, "email_taken", with_an_address_taken),
+    ("change_email", 422, "validation_error", with_token("change_email", json={})),
     ("introspect_token", 401, "invalid_client", plainly("introspect_token")),
     ("revoke_token", 400, "malformed_request", plainly("revoke_token", data={"token": ""})),
     ("revoke_token", 415, "unsupported_media_type", plainly("revoke_token", json={})),

@@ -6,6 +6,7 @@ from . import (
     activity,
     addresses,
     documentation,
+    email_changes,
     exports,
     passwords,
     second_steps,
@@ -17,6 +18,7 @@ from . import (
 for _noun in (
     accounts,
     addresses,
+    email_changes,
     passwords,
     step_up,
     second_steps,

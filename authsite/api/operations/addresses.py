@@ -7,7 +7,10 @@ from ...web.openapi import Operation
 # By endpoint; the last part of its name is the operation id.
 OPERATIONS: dict[str, Operation] = {
     "api.addresses.get_email": Operation(
-        "Read your address", "The address of the account, and whether it is confirmed.", "Email"
+        "Read your address",
+        "The address of the account, whether it is confirmed, and to which one it changes once the link is"
+        " opened that was mailed there; null where no change waits.",
+        "Email",
     ),
     "api.addresses.request_email_verification": Operation(
         "Ask for a link to confirm your address",

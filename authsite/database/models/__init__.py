@@ -6,6 +6,7 @@ clean-up walks the primary key, which is ordered by time.
 """
 
 from .activity import EVENT_KINDS, AccountEvent
+from .email_changes import EmailChange
 from .failures import SignInFailures
 from .mail_quotas import MailQuota
 from .mails import OutgoingMail
@@ -53,6 +54,7 @@ __all__ = [
     "Account",
     "AccountEvent",
     "AuthenticatorApp",
+    "EmailChange",
     "MailQuota",
     "OutgoingEvent",
     "OutgoingMail",

@@ -32,9 +32,13 @@ END_REASONS = (
     "replaced",
     "evicted",
     "not_me",
+    "email_undone",
 )
 # A device whose session ended like this may be a thief's: it is new again at its next sign-in.
-DISTRUSTED_ENDS = ("password_changed", "password_reset", "revoked", "reuse_detected", "not_me")
+DISTRUSTED_ENDS = (
+    *("password_changed", "password_reset", "revoked", "reuse_detected", "not_me"),
+    "email_undone",
+)
 ENTRANCES = ("page", "api", "oauth")
 # How its user proved who they are; with `trusted` the browser's cookie stood for the second step.
 WAYS_TO_SIGN_IN = (

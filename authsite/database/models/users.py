@@ -59,6 +59,16 @@ class UserEmail(Base):
     kept_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
+_IS_KEPT = UserEmail.kept_until.is_not(None)
+# For the clean-up: of all addresses few are kept.
+Index(
+    "ix_user_emails_kept_until",
+    UserEmail.kept_until,
+    postgresql_where=_IS_KEPT,
+    sqlite_where=_IS_KEPT,
+)
+
+
 class Account(NamedTuple):
     """What may be shown of a user: never the password's hash."""
 
