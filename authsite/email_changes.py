@@ -183,7 +183,7 @@ def undo(token: str, email: str, *, device_name: str, ip_address: str | None) ->
             )
             webhooks.emit("user.updated", user_id)
             passwords.request_reset(
-                change.old_email, device_name=device_name, ip_address=ip_address, is_capped=False
+                change.old_email, device_name=device_name, ip_address=ip_address, after="undo"
             )
     except EmailTaken:
         raise EmailTokenInvalid from None

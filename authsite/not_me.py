@@ -75,7 +75,9 @@ def end_session(token: str, *, device_name: str, ip_address: str | None) -> bool
         throttling.close(account.email)
         accounts.end_email_change(account.id)
         activity.record("not_me_reported", account.id)
-        passwords.request_reset(account.email, device_name=device_name, ip_address=ip_address)
+        passwords.request_reset(
+            account.email, device_name=device_name, ip_address=ip_address, after="one"
+        )
     events.record("not_me", user_id=account.id, session_id=report.of)
     return True
 
@@ -106,7 +108,9 @@ def end_everything(token: str, email: str, *, device_name: str, ip_address: str 
         sessions.distrust_all(account.id)
         accounts.end_resets(account.id)
         accounts.end_email_change(account.id)
-        passwords.request_reset(account.email, device_name=device_name, ip_address=ip_address)
+        passwords.request_reset(
+            account.email, device_name=device_name, ip_address=ip_address, after="everything"
+        )
     events.record("not_me_everything", user_id=account.id)
 
 

@@ -36,12 +36,13 @@ class Changed(NamedTuple):
 
 
 def request_reset(
-    email: str, *, device_name: str, ip_address: str | None, is_capped: bool = True
+    email: str, *, device_name: str, ip_address: str | None, after: str | None = None
 ) -> None:
     """Mail a link to the account of this address, if there is an active one; say nothing of it.
 
-    At most 3 mails an hour go to an account, unless what asks can happen once only: a thief who has asked
-    for three must not keep the owner from his. A new link makes the older ones worthless.
+    At most 3 mails an hour go to an account, unless the link follows `after` an act that can happen once
+    only, as emails.password_reset names it: a thief who has asked for three must not keep the owner from his.
+    A new link makes the older ones worthless.
     """
     now = clock.now()
     reset_id = secrets.token_urlsafe(24)
@@ -51,7 +52,7 @@ def request_reset(
         # it, and ends their links.
         row = database.row(_ASKING, {"user_id": accounts.find_id(email)})
         asked = row and database.row(_ASKED, {"user_id": row.id, "since": now - timedelta(hours=1)})
-        is_one_too_many = is_capped and asked is not None and asked[0] >= MAX_RESETS_PER_HOUR
+        is_one_too_many = not after and asked is not None and asked[0] >= MAX_RESETS_PER_HOUR
         if row is None or is_one_too_many:
             events.record("reset_request", outcome="ignored", user_id=row and row.id)
             return
@@ -69,6 +70,7 @@ def request_reset(
                 expires_at=expires_at,
                 device_name=device_name,
                 ip_address=ip_address,
+                after=after,
             )
         )
     events.record("reset_request", user_id=row.id)

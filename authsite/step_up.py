@@ -81,5 +81,6 @@ def _check_code(session: sessions.Resumed, code: str) -> None:
     with throttling.second_step(user_id) as attempt:
         with database.transaction():
             second_steps.switch.lock(user_id)
-            second_steps.use_code(user_id, code)
+            way = second_steps.use_code(user_id, code)
+            second_steps.tell(user_id, way, session_id=session.id)
         attempt.succeeded()

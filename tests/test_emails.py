@@ -39,21 +39,31 @@ def _password_changed(signed_out, *, has_kept_own=True, device_name="Chrome on W
 
 def _changed(what, *, device_name="Chrome on Windows", ip_address="203.0.113.7"):
     by = {"device_name": device_name, "ip_address": ip_address}
-    return emails.second_step_changed(USER, what=what, changed_at=NOON, **by)
+    session_id = device_name and uuid.UUID(int=7)
+    return emails.second_step_changed(USER, what=what, changed_at=NOON, session_id=session_id, **by)
 
 
-MAILS = {
-    "password_reset": lambda: emails.password_reset(
+def _reset(after=None):
+    return emails.password_reset(
         USER,
         reset_id="the-id-of-the-request",
         requested_at=NOON,
         expires_at=NOON + timedelta(hours=1),
         device_name="Chrome on Windows",
         ip_address="203.0.113.7",
-    ),
+        after=after,
+    )
+
+
+MAILS = {
+    "password_reset": _reset,
+    "reset after one device was reported": lambda: _reset("one"),
+    "reset after everything was": lambda: _reset("everything"),
+    "reset after an undone change": lambda: _reset("undo"),
     "password_changed": lambda: _password_changed(2),
     "changed by an operator": lambda: _password_changed(3, has_kept_own=False, device_name=None),
     "new_device": lambda: emails.new_device(USER, SESSION),
+    "new_devices": lambda: emails.new_device(USER, SESSION)._replace(name="new_devices"),
     "verify_email": lambda: emails.verify_email(USER, requested_at=NOON),
     "registration": lambda: emails.registration(
         "the-id-of-the-claim",
@@ -80,7 +90,12 @@ MAILS = {
     "app changed": lambda: _changed("app"),
     "codes changed": lambda: _changed("codes"),
     "recovery_code_used": lambda: emails.recovery_code_used(
-        USER, left=1, used_at=NOON, device_name="Chrome on Windows", ip_address="203.0.113.7"
+        USER,
+        left=1,
+        used_at=NOON,
+        session_id=uuid.UUID(int=7),
+        device_name="Chrome on Windows",
+        ip_address="203.0.113.7",
     ),
     "password_known": lambda: emails.password_known(
         USER, tried_at=NOON, device_name="Chrome on Windows", ip_address="203.0.113.7"
@@ -89,17 +104,30 @@ MAILS = {
         USER,
         count=2,
         has_kept_own=True,
+        session_id=uuid.UUID(int=7),
         device_name="Chrome on Windows",
         ip_address="203.0.113.7",
         ended_at=NOON,
     ),
 }
-WITH_LINK = {
+# What reports an act of a session, and can be answered "this wasn't me".
+OF_A_SESSION = {
     "data_exported",
+    "new_device",
+    "new_devices",
+    "signed_out",
+    "second step on",
+    "app changed",
+    "codes changed",
+    "recovery_code_used",
+}
+WITH_LINK = OF_A_SESSION | {
     "password_changed",
     "changed by an operator",
-    "new_device",
     "token_reuse",
+    "reset after one device was reported",
+    "reset after everything was",
+    "reset after an undone change",
     "registration",
     "password_reset",
     "verify_email",
@@ -112,9 +140,13 @@ SUBJECTS = {
     "recovery_code_used": "A recovery code was used for Acme Notes",
     "password_known": "Somebody knows your Acme Notes password",
     "password_reset": "Reset your Acme Notes password",
+    "reset after one device was reported": "Reset your Acme Notes password",
+    "reset after everything was": "Reset your Acme Notes password",
+    "reset after an undone change": "Reset your Acme Notes password",
     "password_changed": "Your Acme Notes password was changed",
     "changed by an operator": "Your Acme Notes password was changed",
     "new_device": "New sign-in to Acme Notes: Chrome on Windows",
+    "new_devices": "More new sign-ins to Acme Notes",
     "verify_email": "Confirm your email address for Acme Notes",
     "signed_out": "Devices of your Acme Notes account were signed out",
     "registration": "Finish creating your Acme Notes account",
@@ -219,12 +251,17 @@ def test_text_and_html_say_the_same(name):
 
 
 CORE = {
-    "second step on": ["A code is now asked for", "reset your password now"],
-    "second step off": ["its password alone signs in", "An operator of Acme Notes did it"],
+    "second step on": ["A code is now asked for", "can turn two-step sign-in off."],
+    "second step off": [
+        "its password alone signs in",
+        "An operator of Acme Notes did it",
+        "Every device was signed out.",
+        "Tell the operator of Acme Notes.",
+    ],
     "app changed": ["The authenticator app", "was changed"],
     "codes changed": ["New recovery codes were made", "The old ones no longer work"],
     "recovery_code_used": ["A recovery code was used", "1 is left"],
-    "password_known": ["the right password", "They could not get past your second step."],
+    "password_known": ["the right password", "wrong codes, which let nobody in."],
     "password_reset": [
         "Hello Ada,",
         "ada@example.com",
@@ -234,6 +271,15 @@ CORE = {
         "1 March 2026, 12:04 UTC",
         "If it was not you, ignore this email. Your password has not changed.",
     ],
+    "reset after one device was reported": [
+        "“This wasn’t me” was reported to us",
+        "only browsers that you have used before can sign in",
+    ],
+    "reset after an undone change": [
+        "the change of your email address was undone",
+        "Every device is signed out",
+    ],
+    "reset after everything was": ["Every device is signed out", "no longer works."],
     "password_changed": [
         "1 March 2026, 12:04 UTC",
         "Chrome on Windows",
@@ -252,6 +298,7 @@ CORE = {
         f"{BASE}/forgot-password",
         f"{BASE}/account/devices",
     ],
+    "new_devices": ["This was the latest:", "Chrome on Windows", f"{BASE}/account/devices"],
     "verify_email": [
         f"{BASE}/verify-email?token=",
         "(24 hours)",
@@ -420,6 +467,35 @@ def test_no_other_mail_holds_a_token():
     for name in MAILS.keys() - WITH_LINK:
         message = compose(MAILS[name]())
         assert "token=" not in message.body + message.html
+
+
+@pytest.mark.parametrize("name", OF_A_SESSION)
+def test_what_a_session_did_can_be_answered_with_this_was_not_me(name):
+    """LIFE 6: the link names the session that acted; who reads the mail need not sign in."""
+    token = re.search(rf"{BASE}/not-me\?token=(\S+)", compose(MAILS[name]()).body)[1]
+
+    reported = tokens.unsign("not_me", token, max_age=emails.NOT_ME_LIFETIME)
+    assert reported == f"session:{USER}:{uuid.UUID(int=7)}"
+
+
+@pytest.mark.parametrize("name", OF_A_SESSION)
+def test_a_mail_that_the_release_before_queued_has_no_such_link(name):
+    """It does not name the session."""
+    mail = MAILS[name]()
+    del mail.facts["session_id"]
+
+    message = compose(mail)
+    assert "token=" not in message.body + message.html
+    assert f"{BASE}/forgot-password" in message.body
+
+
+@pytest.mark.parametrize("after", ["one", "everything", "undo"])
+def test_nobody_is_told_to_ignore_a_reset_that_something_else_made_necessary(after):
+    """Nor that the password has not changed, when it no longer works."""
+    body = compose(_reset(after)).body
+
+    assert "ignore" not in body
+    assert "has not changed" not in body
 
 
 def test_the_link_is_signed_at_the_time_it_is_sent():

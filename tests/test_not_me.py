@@ -53,6 +53,11 @@ def names() -> list[str]:
     return [row.name for row in database.rows(select(OutgoingMail.name).order_by(OutgoingMail.id))]
 
 
+def what_the_resets_follow() -> list[str | None]:
+    found = database.rows(select(OutgoingMail.facts).where(OutgoingMail.name == "password_reset"))
+    return [row.facts["after"] for row in found]
+
+
 def reset_mails() -> int:
     return names().count("password_reset")
 
@@ -72,6 +77,7 @@ def reset(account) -> None:
 
 def test_the_button_ends_that_session_and_mails_a_reset(ada, thief):
     assert not_me.end_session(link("session", ada, thief.session_id), **FROM)
+    assert what_the_resets_follow() == ["one"]
 
     assert not is_live(thief)
     assert len(sessions.active_for(ada.id)) == 1
@@ -163,6 +169,7 @@ def test_a_button_pressed_by_many_at_once_acts_once(app, ada, thief):
 def test_the_typed_address_ends_everything(ada, thief, kind):
     token = password_link(ada) if kind == "password" else link(kind, ada, thief.session_id)
     not_me.end_everything(token, " ADA@example.com", **FROM)
+    assert what_the_resets_follow() == ["everything"]
 
     assert not sessions.active_for(ada.id)
     with pytest.raises(InvalidCredentials):

@@ -37,8 +37,13 @@ def password_reset(
     expires_at: datetime,
     device_name: str,
     ip_address: str | None,
+    after: str | None = None,
 ) -> Mail:
-    """Return the mail with the link; it names the request, and the link is signed when it is sent."""
+    """Return the mail with the link; it names the request, and the link is signed when it is sent.
+
+    `after` is the report "this wasn't me" that makes it necessary, of `one` device or of `everything`, or the
+    `undo` of a change of address; None where somebody has asked for it.
+    """
     return Mail(
         user_id,
         "password_reset",
@@ -48,6 +53,7 @@ def password_reset(
             "expires_at": expires_at.isoformat(),
             "device_name": device_name,
             "ip_address": ip_address,
+            "after": after,
         },
     )
 
@@ -116,6 +122,7 @@ def signed_out(
     *,
     count: int,
     has_kept_own: bool,
+    session_id: uuid.UUID,
     device_name: str,
     ip_address: str | None,
     ended_at: datetime,
@@ -127,6 +134,7 @@ def signed_out(
         {
             "count": count,
             "has_kept_own": has_kept_own,
+            "session_id": str(session_id),
             "device_name": device_name,
             "ip_address": ip_address,
             "ended_at": ended_at.isoformat(),
@@ -160,6 +168,7 @@ def second_step_changed(
     *,
     what: str,
     changed_at: datetime,
+    session_id: uuid.UUID | None,
     device_name: str | None,
     ip_address: str | None,
 ) -> Mail:
@@ -169,7 +178,11 @@ def second_step_changed(
     """
     facts = {"what": what, "changed_at": changed_at.isoformat()}
     by = {"device_name": device_name, "ip_address": ip_address}
-    return Mail(user_id, "second_step_changed", facts | by)
+    return Mail(
+        user_id,
+        "second_step_changed",
+        facts | {"session_id": session_id and str(session_id)} | by,
+    )
 
 
 def recovery_code_used(
@@ -177,11 +190,12 @@ def recovery_code_used(
     *,
     left: int,
     used_at: datetime,
+    session_id: uuid.UUID,
     device_name: str | None,
     ip_address: str | None,
 ) -> Mail:
-    """Return the notice that a recovery code was used."""
-    facts = {"left": left, "used_at": used_at.isoformat()}
+    """Return the notice that a session was signed in, or confirmed, with a recovery code."""
+    facts = {"left": left, "used_at": used_at.isoformat(), "session_id": str(session_id)}
     return Mail(
         user_id,
         "recovery_code_used",
@@ -333,10 +347,9 @@ def _reported(mail: Mail) -> str | None:
     """
     if mail.name == "password_changed":
         return f"password:{mail.user_id}:{mail.facts['changed_at']}"
-    kinds = {"new_device": "session", "data_exported": "session", "token_reuse": "reuse"}
-    kind = kinds.get(mail.name)
+    kind = "reuse" if mail.name == "token_reuse" else "session"
     session_id = mail.facts.get("session_id")
-    return f"{kind}:{mail.user_id}:{session_id}" if kind and session_id else None
+    return f"{kind}:{mail.user_id}:{session_id}" if session_id else None
 
 
 def _links_of_change(mail: Mail, named: str, base_url: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ That a session without it cannot be written is not left to these: `sessions.star
 """
 
 from . import apps, codes, operating, overview, pending, recovery, switch
-from .signing_in import SignedIn, complete, complete_with_code, methods_of, require, use_code
+from .signing_in import SignedIn, complete, complete_with_code, methods_of, require, tell, use_code
 
 __all__ = [
     "SignedIn",
@@ -26,5 +26,6 @@ __all__ = [
     "recovery",
     "require",
     "switch",
+    "tell",
     "use_code",
 ]

@@ -112,6 +112,7 @@ def complete(
             is_remembered=waiting.is_remembered,
             signed_in_with=way,
         )
+        tell(waiting.user_id, way, session_id=grant.session_id)
         trust = (
             sessions.trust(
                 waiting.user_id,
@@ -135,12 +136,17 @@ def use_code(user_id: uuid.UUID, typed: str) -> str:
         return "password+app"
     if (code := codes.recovery_code(typed)) and recovery.use(user_id, code):
         activity.record("recovery_code_used", user_id)
-        left = recovery.summary(user_id)
-        notices.recovery_code_used(user_id, left.left if left else 0)
         events.record("recovery_code", user_id=user_id)
         return "password+recovery"
     events.record("second_step", outcome="failure", user_id=user_id)
     raise InvalidCode(field="code")
+
+
+def tell(user_id: uuid.UUID, way: str, *, session_id: uuid.UUID) -> None:
+    """Mail the owner which session has used a recovery code, where that is what `use_code` has used up."""
+    if way == "password+recovery":
+        left = recovery.summary(user_id)
+        notices.recovery_code_used(user_id, left.left if left else 0, session_id=session_id)
 
 
 _OWNER: BindParameter[uuid.UUID] = bindparam("owner_id", type_=Uuid())

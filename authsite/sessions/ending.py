@@ -55,7 +55,7 @@ def end_all(
         ended = end_where(user_id, condition, reason, ended_from)
         distrust_all(user_id)
         if ended and reason in BY_ITSELF:
-            activity.record("devices_signed_out", user_id, target=f"{len(ended)} devices")
+            activity.record("devices_signed_out", user_id, target=_devices(len(ended)))
     events.record("sessions_ended", user_id=user_id, reason=reason, count=len(ended))
     return len(ended)
 
@@ -83,12 +83,17 @@ def end_everywhere(
                     user_id,
                     count=others,
                     has_kept_own=keeps_own,
+                    session_id=session_id,
                     device_name=device_name,
                     ip_address=ip_address,
                     ended_at=clock.now(),
                 )
             )
     return ended
+
+
+def _devices(count: int) -> str:
+    return f"{count} device{'' if count == 1 else 's'}"
 
 
 def delete_own_dead(user_id: uuid.UUID) -> int:

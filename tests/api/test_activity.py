@@ -80,6 +80,8 @@ def test_every_act_of_the_api_leaves_its_event(client, held):
     client.post(f"{V1}/auth/logout", headers=bearer(log_in(client)))
     log_in(client)
     client.delete(f"{V1}/sessions/me/others", headers=mine)
+    (event,) = feed(client, held, kind="devices_signed_out")["events"]
+    assert event["target"] == "1 device"
     changed = client.patch(
         f"{V1}/users/me/password",
         json={"current_password": PASSWORD, "new_password": NEW_PASSWORD},

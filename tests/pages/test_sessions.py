@@ -353,6 +353,7 @@ def test_the_owner_is_mailed_when_a_device_signs_out_all_others(app, ada, open_b
     with app.app_context():
         facts = database.rows(select(OutgoingMail.facts).where(OutgoingMail.name == "signed_out"))
     assert (facts[0].facts["device_name"], facts[0].facts["count"]) == ("Safari on iPhone", 1)
+    assert facts[0].facts["session_id"] == str(thief.session_id())
     thief.post("/account/devices/revoke-others", page="/account/devices")
     assert len(mails(app)) == before + 1  # nothing more was signed out
 
