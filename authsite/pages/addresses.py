@@ -84,7 +84,7 @@ def _verify_page(form: PasswordForm) -> ResponseReturnValue:
     except EmailTokenInvalid:
         return _unusable_link()
     if "session" in g and not _is_own(account):
-        return answers.page("addresses/other_account.html", account=account)
+        return answers.page("addresses/other_account.html", email=account.email)
     return answers.page("addresses/verify.html", form=form, account=account)
 
 

@@ -376,6 +376,12 @@ class ConfirmingForm(Form):
         return (self[name].data or "") if name in self else ""
 
 
+class ChangeEmailForm(ConfirmingForm):
+    """The page's."""
+
+    email = AddressField("New email address", validators=[is_email])
+
+
 class ExportForm(ConfirmingForm):
     """Asks for the file; there is nothing to say but who it is."""
 
