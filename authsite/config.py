@@ -378,6 +378,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
     "STEP_UP_MINUTES": ("STEP_UP_MINUTES", _integer(1, 15), 10),
     "EMAIL_UNDO_DAYS": ("EMAIL_UNDO_DAYS", _integer(0, 30), 7),
     "TRUSTED_BROWSER_DAYS": ("TRUSTED_BROWSER_DAYS", _integer(0, 365), 30),
+    "DEVICE_BOUND_SESSIONS": ("DEVICE_BOUND_SESSIONS", _flag, False),
     "MAX_SESSIONS_PER_USER": ("MAX_SESSIONS_PER_USER", _integer(1, 10_000), 100),
     "RATELIMIT_ENABLED": ("RATELIMIT_ENABLED", _flag, True),
     "GEOIP_DATABASE": ("GEOIP_DATABASE", str, None),

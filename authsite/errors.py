@@ -131,6 +131,11 @@ class InsufficientAuthentication(AuthsiteError):
         self.max_age = max_age
 
 
+class ProofRefused(AuthsiteError):
+    code = "forbidden"
+    message = "The proof of this browser's key was not accepted"
+
+
 class SessionNotFound(AuthsiteError):
     code = "not_found"
     message = "Session not found"

@@ -1,10 +1,15 @@
 """Rows as the verbs would have left them, for tests that start in the middle of a story."""
 
 import hashlib
+import json
+from base64 import urlsafe_b64encode
 from datetime import timedelta
 from typing import Any
 
 import pyotp
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from sqlalchemy import insert, update
 
 from authsite import accounts, clock, database, second_steps, sessions
@@ -116,3 +121,32 @@ def turn_on(owner: Account) -> tuple[Phone, list[str]]:
     since = clock.now() - second_steps.codes.STEP
     database.run(update(User).where(User.id == owner.id).values(two_step_since=since))
     return phone, made.recovery_codes
+
+
+class BrowserKey:
+    """The key of a browser that knows device-bound sessions, and the proofs that it makes."""
+
+    def __init__(self) -> None:
+        self._private = ec.generate_private_key(ec.SECP256R1())
+
+    @property
+    def jwk(self) -> dict[str, str]:
+        point = self._private.public_key().public_numbers()
+        halves = {"x": point.x.to_bytes(32), "y": point.y.to_bytes(32)}
+        return {"kty": "EC", "crv": "P-256"} | {name: _b64(half) for name, half in halves.items()}
+
+    def proof(self, challenge: str, *, is_first: bool = False, **header: Any) -> str:
+        """Return the proof as Chromium writes it: with its key in it only when a session is bound."""
+        header = (
+            {"alg": "ES256", "typ": "dbsc+jwt"} | ({"jwk": self.jwk} if is_first else {}) | header
+        )
+        return self.signed(header, {"jti": challenge})
+
+    def signed(self, header: Any, claims: Any) -> str:
+        text = ".".join(_b64(json.dumps(each).encode()) for each in (header, claims))
+        r_and_s = decode_dss_signature(self._private.sign(text.encode(), ec.ECDSA(hashes.SHA256())))
+        return f"{text}.{_b64(b''.join(each.to_bytes(32) for each in r_and_s))}"
+
+
+def _b64(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")

@@ -56,8 +56,8 @@ def test_every_api_route_demands_a_token_unless_it_is_on_the_short_public_list(r
 
 
 def _pages(rules: list[Rule]) -> list[Rule]:
-    """Not what proxies ask, which changes nothing, nor a product's sign-out, which checks its Origin."""
-    others = ("/api/", "/.authsite/", *headers.FOR_PROXIES)
+    """Not what proxies ask, which changes nothing, nor what checks its Origin: a sign-out, a proof."""
+    others = ("/api/", "/.authsite/", "/session/", *headers.FOR_PROXIES)
     return [rule for rule in rules if not rule.rule.startswith(others)]
 
 

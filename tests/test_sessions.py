@@ -119,6 +119,9 @@ def test_a_sign_in_through_the_api_is_a_row_with_its_facts(ada):
         "unused_rotation_at": None,
         "rotated_at": NOON,
         "cookie_digest": None,
+        "bound_key": None,
+        "bound_at": None,
+        "key_proved_at": None,
         "is_remembered": True,
         "signed_in_with": "password",
         "authenticated_at": None,  # its token says it

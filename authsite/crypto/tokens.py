@@ -11,7 +11,7 @@ import secrets
 import uuid
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
@@ -31,6 +31,7 @@ LEEWAY_SECONDS = 10
 EARLY_SECONDS = 60
 MAX_TOKEN = 4096
 _SIGNED = re.compile(r"(?P<dot>\.?)(?P<rest>[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?)")
+_STAMP = re.compile(r"(?P<at>[0-9]{16})\.(?P<mac>[A-Za-z0-9_-]{43})")
 
 
 class Purpose(NamedTuple):
@@ -145,6 +146,27 @@ def unsign(purpose: str, text: str, *, max_age: timedelta) -> str | None:
     return None
 
 
+def stamp(purpose: str, subject: str) -> str:
+    """Return now, in microseconds since 1970, signed for one purpose and one subject, which is not in it.
+
+    Of fewer parts than what `sign` returns, and so read for a third of the time.
+    """
+    now = str(round(clock.now().timestamp() * 1_000_000))
+    return f"{now}.{_mac(current_app.config['SECRET_KEY'], purpose, subject, now)}"
+
+
+def stamped_at(purpose: str, subject: str, text: str) -> datetime | None:
+    """Return when a stamp of this purpose and subject was made, None where it is no such stamp."""
+    found = _STAMP.fullmatch(text)
+    if found is None:
+        return None
+    for secret in _secrets():
+        expected = _mac(secret, purpose, subject, found["at"])
+        if hmac.compare_digest(expected, found["mac"]):
+            return datetime.fromtimestamp(int(found["at"]) / 1_000_000, UTC)
+    return None
+
+
 def reset_link(user_id: uuid.UUID, reset_id: str) -> str:
     """Return what a reset link carries: whose request for a new password it is, and which."""
     return sign("reset", f"{user_id.hex}.{reset_id}")
@@ -166,6 +188,11 @@ def keyed_digest(purpose: str, value: str) -> bytes:
     """Return 32 bytes that stand for `value` and cannot be computed without the secret."""
     key = derived_key(current_app.config["SECRET_KEY"], purpose)
     return hmac.digest(key, value.encode(errors="surrogatepass"), "sha256")
+
+
+def _mac(secret: str, purpose: str, subject: str, at: str) -> str:
+    digest = hmac.digest(derived_key(secret, purpose), f"{subject} {at}".encode(), "sha256")
+    return urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 @lru_cache(maxsize=64)

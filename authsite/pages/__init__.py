@@ -16,6 +16,7 @@ from . import (
     activity,
     addresses,
     answers,
+    bindings,
     email_changes,
     exports,
     not_me,
@@ -28,6 +29,7 @@ from . import (
 
 blueprint = Blueprint("pages", __name__)
 blueprint.register_blueprint(site.blueprint)
+blueprint.register_blueprint(bindings.blueprint)
 
 for _child in (
     accounts.blueprint,
@@ -46,6 +48,9 @@ for _child in (
 
 # Whichever page a sign-in began on, it is finished on the one of the second step.
 blueprint.register_error_handler(SecondStepRequired, second_steps.ask)
+
+
+WITHOUT_TOKEN = ("/.authsite/", "/session/")
 
 
 @blueprint.before_app_request
@@ -68,10 +73,11 @@ def drop_slash() -> ResponseReturnValue | None:
 def protect() -> ResponseReturnValue | None:
     """Take a write only with this browser's token and from this site; for every route but the API's."""
     is_page = not headers.is_api() and request.path not in headers.FOR_PROXIES
-    # A product's sign-out has neither our cookie nor a token of ours: it checks its own Origin.
+    # A product's sign-out has neither our cookie nor a token of ours, a browser that proves its key no form:
+    # they check the Origin themselves.
     if (
         not is_page
-        or request.path.startswith("/.authsite/")
+        or request.path.startswith(WITHOUT_TOKEN)
         or not current_app.config["WTF_CSRF_ENABLED"]
     ):
         return None

@@ -3,11 +3,13 @@
 start    a sign-in becomes a row, or there is no sign-in
 resume   the session and user behind a token or cookie, in one indexed read
 rotate   a refresh token is changed for its successor, by compare-and-swap
+bind     a browser's session to a key that stays in it, which it proves every ten minutes
 end      one session, or all of a user's; an ended row stays with its reason until delete_dead takes it
 
 This is the one face of the package; inside, each statement stands beside its verb.
 """
 
+from .binding import PROOF_LIFETIME, bind, challenge_to_bind, challenge_to_prove, prove
 from .cleanup import count_before, delete_dead, statistics
 from .columns import (
     ABSOLUTE_LIFETIME,
@@ -25,6 +27,7 @@ from .resuming import (
     renew,
     resume_api,
     resume_api_with_all,
+    resume_bound,
     resume_page,
     resume_product,
     touch,
@@ -39,12 +42,16 @@ __all__ = [
     "ENDED_ARE_SHOWN_FOR",
     "IDLE_LIFETIME",
     "IDLE_LIFETIME_OF_BROWSER_SESSION",
+    "PROOF_LIFETIME",
     "TOUCH_INTERVAL",
     "Client",
     "Grant",
     "Resumed",
     "Trust",
     "active_for",
+    "bind",
+    "challenge_to_bind",
+    "challenge_to_prove",
     "cookie_digest",
     "count_before",
     "delete_dead",
@@ -59,11 +66,13 @@ __all__ = [
     "find_owner",
     "is_known_browser",
     "is_trusted",
+    "prove",
     "recently_ended_for",
     "rename",
     "renew",
     "resume_api",
     "resume_api_with_all",
+    "resume_bound",
     "resume_page",
     "resume_product",
     "rotate",

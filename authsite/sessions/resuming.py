@@ -28,6 +28,7 @@ from .columns import (
     USER_ID,
     Grant,
 )
+from .ending import find_owner
 
 TOUCH_INTERVAL = timedelta(minutes=1)
 
@@ -87,6 +88,16 @@ def resume_product(session_id: uuid.UUID, user_id: uuid.UUID) -> tuple[Resumed, 
     key = {"session_id": session_id, "user_id": user_id, "now": clock.now()}
     row = database.row(_RESUME_PRODUCT, key)
     return _resumed(row), bytes(row.cookie_digest) if row else b""
+
+
+def resume_bound(session_id: uuid.UUID) -> Resumed:
+    """Return the live session, bound to a key, that a browser names without its cookie.
+
+    Raise SessionRevoked when it is not live, or not bound.
+    """
+    owner = find_owner(session_id)
+    key = {"session_id": session_id, "user_id": owner, "now": clock.now()}
+    return _resumed(database.row(_RESUME_BOUND, key) if owner else None)
 
 
 def touch(session: Resumed, *, ip_address: str | None) -> Resumed:
@@ -176,6 +187,7 @@ _RESUME_PAGE = database.Prepared(
 _RESUME_PRODUCT = database.Prepared(
     _RESUME.add_columns(UserSession.cookie_digest).where(UserSession.cookie_digest.is_not(None))
 )
+_RESUME_BOUND = _RESUME.where(UserSession.bound_key.is_not(None))
 _TOUCH = (
     update(UserSession)
     .where(IS_OWN, UserSession.ended_at.is_(None), UserSession.last_used_at < NOW)

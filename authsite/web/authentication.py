@@ -40,7 +40,7 @@ from ..clients import places
 from ..crypto import tokens
 from ..database.models import MAX_USER_AGENT
 from ..errors import InvalidClient, InvalidInput, MalformedRequest, NotAuthenticated, SessionRevoked
-from . import headers, limits
+from . import bindings, headers, limits
 
 HINTS = (
     "sec-ch-ua",
@@ -291,6 +291,7 @@ def _take_over(grant: sessions.Grant, device: sessions.Client, *, is_remembered:
         # Its cookie is about to be overwritten: nobody could use the session again.
         sessions.end(earlier.account.id, earlier.id, reason="replaced")
     remember(grant, is_remembered=is_remembered)
+    bindings.offer(grant)
     _set_cookie(_device_cookie_name(), str(device.device_id), DEVICE_COOKIE_LIFETIME)
 
 

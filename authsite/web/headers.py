@@ -323,6 +323,14 @@ def require_own_origin() -> None:
         raise Forbidden("Another site sent this")
 
 
+def demand_own_origin() -> None:
+    """Raise Forbidden unless a browser says that our own page is behind what it has sent."""
+    require_own_origin()
+    if "Origin" not in request.headers:
+        events.record("cross_site", outcome="refused", endpoint=request.endpoint)
+        raise Forbidden("Another site sent this")
+
+
 def require_no_foreign_page() -> None:
     """Raise Forbidden for what a page of an origin that is not listed has sent without a preflight.
 

@@ -52,7 +52,9 @@ class Limit:
     @property
     def whose(self) -> str:
         """Return by what it tells clients apart: `user`, `session` or `address`."""
-        return {by_user: "user", by_session: "session"}.get(self.key, "address")
+        return {by_user: "user", by_session: "session", by_bound_session: "session"}.get(
+            self.key, "address"
+        )
 
     def __call__(self, view: View) -> View:
         @functools.wraps(view)
@@ -227,6 +229,11 @@ def by_session() -> str:
     return f"session:{claims.session_id}"
 
 
+def by_bound_session() -> str:
+    """Return the key of the session that a browser proves to be its own; of one address there are many."""
+    return f"session:{g.unproven.id}" if "unproven" in g else by_address()
+
+
 def _refresh_token() -> str:
     """Return the refresh token in a JSON body of a length that the view will take, else nothing."""
     most = request.max_content_length or 0
@@ -295,6 +302,8 @@ read_activity = Limit("read-activity", 30, by_user)
 logout = Limit("logout", 10, by_user)
 logout_all = Limit("logout-all", 5, by_user)
 list_sessions = Limit("list-sessions", 30, by_user)
+bind_session = Limit("bind-session", 10, by_bound_session)
+prove_binding = Limit("prove-binding", 30, by_bound_session)
 rename_session = Limit("rename-session", 60, by_user)
 revoke_session = Limit("revoke-session", 60, by_user)
 revoke_others = Limit("revoke-others", 10, by_user)

@@ -45,6 +45,7 @@ STATUSES: dict[type[errors.AuthsiteError], int] = {
     errors.SecondStepRequired: 403,
     errors.InvalidCode: 403,
     errors.Forbidden: 403,
+    errors.ProofRefused: 403,
     errors.SessionNotFound: 404,
     errors.UnknownAccount: 404,
     errors.EmailTaken: 409,

@@ -65,6 +65,7 @@ class UserSession(Base):
         CheckConstraint(one_of("entrance", ENTRANCES), name="entrance"),
         CheckConstraint(one_of("device_type", DEVICE_TYPES), name="device_type"),
         CheckConstraint(one_of("signed_in_with", WAYS_TO_SIGN_IN), name="signed_in_with"),
+        CheckConstraint("(bound_key IS NULL) = (bound_at IS NULL)", name="bound"),
         CheckConstraint("(refresh_jti IS NULL) <> (cookie_digest IS NULL)", name="one_credential"),
         Index("ix_user_sessions_user_id_ended_at", "user_id", "ended_at"),
         # Room in each page for the next version of a row: rotations stay in place.
@@ -82,6 +83,11 @@ class UserSession(Base):
     unused_rotation_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # Of a browser session: SHA-256 of the cookie's 256-bit secret.
     cookie_digest: Mapped[bytes | None] = mapped_column(LargeBinary(32))
+    # Of one that is bound: the point of its browser's key on P-256, and since when it is.
+    bound_key: Mapped[bytes | None] = mapped_column(LargeBinary(64))
+    bound_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # When the last challenge was made that the key has signed: that one and all before are used up.
+    key_proved_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     is_remembered: Mapped[bool] = mapped_column(default=True, server_default=true())
     signed_in_with: Mapped[str] = mapped_column(
         String(20), default="password", server_default="password"

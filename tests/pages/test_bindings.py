@@ -1,0 +1,385 @@
+"""Sign-ins that are bound to a browser's key: how one is, what is refused, what a copied cookie is worth."""
+
+import re
+import threading
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from tests.factories import PASSWORD, BrowserKey
+from tests.pages.conftest import EMAIL, OTHER_EMAIL, Browser, session_row
+
+BIND = "/session/bind"
+REFRESH = "/session/refresh-binding"
+REGISTRATION = "Secure-Session-Registration"
+CHALLENGE = "Secure-Session-Challenge"
+COOKIE = "authsite-bound"
+ORIGIN = {"Origin": "http://localhost"}
+
+
+@pytest.fixture
+def app(make_app) -> Flask:
+    return make_app(DEVICE_BOUND_SESSIONS="1")
+
+
+class BindingBrowser(Browser):
+    """A browser that knows device-bound sessions and does what it is asked to."""
+
+    def __init__(self, app: Flask, **how: Any) -> None:
+        super().__init__(app, **how)
+        self.key = BrowserKey()
+
+    def sign_up(self, email: str = EMAIL) -> str:
+        """Register, and return the challenge that came with it."""
+        fields = {"first_name": "Ada", "email": email, "password": PASSWORD}
+        return offered(self.post("/register", **fields))
+
+    def tell(self, path: str, proof: str | None = None, **headers: str) -> TestResponse:
+        """Send what a browser sends of itself, which is no form."""
+        given = {"Secure-Session-Response": proof} if proof else {}
+        return self.send(path, headers=ORIGIN | given | headers)
+
+    def bind(self, challenge: str) -> TestResponse:
+        return self.tell(BIND, self.key.proof(challenge, is_first=True))
+
+    def challenge(self, **headers: str) -> str:
+        asked = self.tell(REFRESH, **headers)
+        assert asked.status_code == 403
+        return challenge_in(asked)
+
+    def refresh(self, **headers: str) -> TestResponse:
+        return self.tell(REFRESH, self.key.proof(self.challenge(**headers)), **headers)
+
+
+@pytest.fixture
+def browser(app: Flask) -> BindingBrowser:
+    return BindingBrowser(app)
+
+
+@pytest.fixture
+def bound(browser: BindingBrowser) -> BindingBrowser:
+    """A browser whose session is bound to its key."""
+    assert browser.bind(browser.sign_up()).status_code == 200
+    return browser
+
+
+def offered(answer: TestResponse) -> str:
+    """Return the challenge in the header that asks to bind a session."""
+    (header,) = answer.headers.getlist(REGISTRATION)
+    found = re.fullmatch(r'\(ES256\);path="/session/bind";challenge="([\w.-]+)"', header)
+    assert found, header
+    return found[1]
+
+
+def challenge_in(answer: TestResponse) -> str:
+    found = re.match(r'"([\w.-]+)";id="', answer.headers[CHALLENGE])
+    assert found
+    return found[1]
+
+
+def proven_until_now(app: Flask, browser: Browser):
+    return session_row(app, browser.session_id()).key_proved_at
+
+
+@pytest.mark.parametrize("entrance", ["/register", "/login"])
+def test_a_sign_in_asks_the_browser_to_bind_it(app, browser, entrance):
+    fields = {"email": EMAIL, "password": PASSWORD}
+    answer = browser.post("/register", first_name="Ada", **fields)
+    if entrance == "/login":
+        answer = BindingBrowser(app).post("/login", **fields)
+    assert answer.status_code == 303
+    assert offered(answer)
+
+
+def test_what_is_no_sign_in_asks_for_nothing(browser):
+    browser.sign_up()
+    pages = [browser.get("/account"), browser.post("/account", first_name="Ada")]
+    pages.append(BindingBrowser(browser.app).try_sign_in(password="wrong password"))
+    assert not any(REGISTRATION in page.headers for page in pages)
+
+
+def test_binding_keeps_the_key_and_tells_the_browser_how_to_go_on(app, browser):
+    answer = browser.bind(browser.sign_up())
+    row = session_row(app, browser.session_id())
+    assert len(row.bound_key) == 64
+    assert row.bound_at is not None
+    assert answer.json == {
+        "session_identifier": str(row.id),
+        "refresh_url": REFRESH,
+        "scope": {
+            "include_site": False,
+            "scope_specification": [
+                {"type": "exclude", "path": path} for path in ("/static/", "/api/", "/.well-known/")
+            ],
+        },
+        "credentials": [
+            {"type": "cookie", "name": COOKIE, "attributes": "Path=/; HttpOnly; SameSite=Lax"}
+        ],
+        "allowed_refresh_initiators": ["*"],
+    }
+    (cookie,) = (each for each in answer.headers.getlist("Set-Cookie") if COOKIE in each)
+    assert "Max-Age=600; HttpOnly; Path=/; SameSite=Lax" in cookie
+
+
+def test_in_production_the_cookie_is_for_this_host_and_https_only(make_app, browser):
+    challenge = browser.sign_up()
+    browser.app.config.update(IS_PRODUCTION=True, SESSION_COOKIE_SECURE=True)
+    answer = browser.tell(BIND, browser.key.proof(challenge, is_first=True))
+    credential = answer.json["credentials"][0]
+    assert credential["name"] == f"__Host-{COOKIE}"
+    assert credential["attributes"] == "Path=/; HttpOnly; SameSite=Lax; Secure"
+    assert f"__Host-{COOKIE}=" in answer.headers["Set-Cookie"]
+    assert "; Secure;" in answer.headers["Set-Cookie"]
+
+
+def test_a_browser_is_asked_for_a_proof_and_gets_ten_more_minutes_for_it(app, bound, later):
+    later(timedelta(minutes=10))
+    asked = bound.tell(REFRESH)
+    assert asked.status_code == 403
+    assert asked.headers[CHALLENGE].endswith(f';id="{bound.session_id()}"')
+    assert COOKIE not in asked.headers.get("Set-Cookie", "")
+    answer = bound.tell(REFRESH, bound.key.proof(challenge_in(asked)))
+    assert answer.status_code == 200
+    assert answer.json["session_identifier"] == str(bound.session_id())
+    assert f"{COOKIE}=" in answer.headers["Set-Cookie"]
+
+
+def test_on_the_way_from_another_site_the_name_of_the_session_is_enough(bound, app):
+    """Chromium keeps a SameSite cookie back then, and sends the name of its session."""
+    elsewhere = BindingBrowser(app)
+    elsewhere.key = bound.key
+    name = {"Sec-Secure-Session-Id": str(bound.session_id())}
+    assert elsewhere.refresh(**name).status_code == 200
+    elsewhere.key = BrowserKey()
+    assert elsewhere.refresh(**name).status_code == 403
+
+
+def bad_proofs(browser: BindingBrowser, challenge: str, *, is_first: bool) -> dict[str, str | None]:
+    """Return what may be sent for a proof and is none, for a challenge that is good."""
+    key = browser.key
+    good = key.proof(challenge, is_first=is_first)
+    return {
+        "malformed": good[:-4],
+        "not a JWT": "proof",
+        "oversize": key.proof(challenge, is_first=is_first, pad="x" * 3000),
+        "another type": key.proof(challenge, is_first=is_first, typ="JWT"),
+        "no signature": key.proof(challenge, is_first=is_first, alg="none"),
+        "a challenge of nobody's": key.proof("1" * 16 + "." + "A" * 43, is_first=is_first),
+        "no challenge": key.proof("", is_first=is_first),
+        "challenge cut": key.proof(challenge[:-1], is_first=is_first),
+    }
+
+
+def test_a_session_is_bound_by_a_good_proof_only(app, browser):
+    challenge = browser.sign_up()
+    for what, proof in bad_proofs(browser, challenge, is_first=True).items():
+        answer = browser.tell(BIND, proof)
+        assert answer.status_code == 403, what
+        assert COOKIE not in answer.headers.get("Set-Cookie", ""), what
+    assert session_row(app, browser.session_id()).bound_key is None
+    assert browser.bind(challenge).status_code == 200
+
+
+def test_a_session_is_bound_to_the_key_that_signs_only(app, browser):
+    challenge = browser.sign_up()
+    header = {"alg": "ES256", "typ": "dbsc+jwt", "jwk": browser.key.jwk}
+    by_another = BrowserKey().signed(header, {"jti": challenge})
+    for proof in (by_another, browser.key.proof(challenge), None):
+        assert browser.tell(BIND, proof).status_code == 403
+    assert session_row(app, browser.session_id()).bound_key is None
+    assert browser.bind(challenge).status_code == 200
+
+
+def test_a_key_is_proved_by_a_good_proof_only(app, bound):
+    before = proven_until_now(app, bound)
+    challenge = bound.challenge()
+    refused = bad_proofs(bound, challenge, is_first=False)
+    refused["wrong key"] = BrowserKey().proof(challenge)
+    refused["wrong key that it brings along"] = BrowserKey().proof(challenge, is_first=True)
+    for what, proof in refused.items():
+        answer = bound.tell(REFRESH, proof)
+        assert answer.status_code == 403, what
+        assert COOKIE not in answer.headers.get("Set-Cookie", ""), what
+        assert challenge_in(answer), what
+    assert proven_until_now(app, bound) == before
+    assert bound.tell(REFRESH, bound.key.proof(challenge)).status_code == 200
+
+
+def test_a_challenge_counts_once_and_none_of_before_counts_after_it(bound):
+    earlier, used = bound.challenge(), bound.challenge()
+    assert bound.tell(REFRESH, bound.key.proof(used)).status_code == 200
+    for challenge in (used, earlier):
+        answer = bound.tell(REFRESH, bound.key.proof(challenge))
+        assert answer.status_code == 403
+        assert COOKIE not in answer.headers.get("Set-Cookie", "")
+
+
+def test_one_proof_sent_by_many_at_once_counts_once(app, bound):
+    proof = bound.key.proof(bound.challenge())
+    browsers, statuses = [copied(bound) for _ in range(8)], []
+    barrier = threading.Barrier(len(browsers))
+
+    def send(browser: BindingBrowser) -> None:
+        barrier.wait()
+        statuses.append(browser.tell(REFRESH, proof).status_code)
+
+    threads = [threading.Thread(target=send, args=(each,)) for each in browsers]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sorted(statuses) == [200] + [403] * 7
+
+
+def copied(browser: Browser) -> BindingBrowser:
+    """Return another browser with all the cookies of this one; the key cannot be copied."""
+    thief = BindingBrowser(browser.app, address="203.0.113.66")
+    for name in ("authsite", "authsite-device", COOKIE):
+        if cookie := browser.cookie(name):
+            thief.client.set_cookie(name, cookie.value)
+    return thief
+
+
+@pytest.mark.parametrize("minutes", [6, 60])
+def test_an_old_challenge_counts_no_more(bound, later, minutes):
+    challenge = bound.challenge()
+    later(timedelta(minutes=minutes))
+    assert bound.tell(REFRESH, bound.key.proof(challenge)).status_code == 403
+    assert bound.refresh().status_code == 200
+
+
+def test_an_old_challenge_binds_nothing(app, browser, later):
+    challenge = browser.sign_up()
+    later(timedelta(minutes=6))
+    assert browser.bind(challenge).status_code == 403
+    assert session_row(app, browser.session_id()).bound_key is None
+
+
+def test_a_challenge_is_of_one_session_and_for_one_thing(app, bound):
+    other = BindingBrowser(app)
+    to_bind = other.sign_up(OTHER_EMAIL)
+    assert other.bind(bound.challenge()).status_code == 403
+    assert other.bind(to_bind).status_code == 200
+    assert bound.tell(REFRESH, bound.key.proof(other.challenge())).status_code == 403
+    assert bound.tell(REFRESH, bound.key.proof(to_bind)).status_code == 403
+
+
+def test_a_session_is_bound_once(app, bound):
+    """Whoever has the cookie later cannot put a key of their own in its place."""
+    key = session_row(app, bound.session_id()).bound_key
+    thief = copied(bound)
+    challenges = [bound.challenge()]
+    for challenge in challenges:
+        assert thief.bind(challenge).status_code == 403
+    assert session_row(app, bound.session_id()).bound_key == key
+    assert bound.refresh().status_code == 200
+
+
+def test_the_same_first_proof_binds_once(app, browser):
+    challenge = browser.sign_up()
+    assert [browser.bind(challenge).status_code for _ in range(2)] == [200, 403]
+
+
+def test_another_sessions_name_is_refused_without_a_challenge(app, bound):
+    """A browser forgets such a session then (the answer names no challenge), and goes on with its own."""
+    other = BindingBrowser(app)
+    other.bind(other.sign_up(OTHER_EMAIL))
+    for name in (str(other.session_id()), str(uuid.uuid4()), "no id", '"', "x" * 5000):
+        answer = bound.tell(REFRESH, **{"Sec-Secure-Session-Id": name})
+        assert answer.status_code == 403, name
+        assert CHALLENGE not in answer.headers, name
+    own = bound.tell(REFRESH, **{"Sec-Secure-Session-Id": f'"{bound.session_id()}"'})
+    assert challenge_in(own)
+
+
+def test_nothing_is_to_be_had_for_a_session_that_has_ended(app, bound):
+    thief, session_id = copied(bound), bound.session_id()
+    challenge = bound.challenge()
+    bound.sign_out()
+    for browser, name in ((thief, {}), (bound, {"Sec-Secure-Session-Id": str(session_id)})):
+        for proof in (None, browser.key.proof(challenge)):
+            answer = browser.tell(REFRESH, proof, **name)
+            assert answer.status_code == 403
+            assert CHALLENGE not in answer.headers
+            assert COOKIE not in answer.headers.get("Set-Cookie", "")
+
+
+def test_a_session_that_was_never_bound_gives_out_nothing_for_its_name(app, browser):
+    browser.sign_up()
+    name = {"Sec-Secure-Session-Id": str(browser.session_id())}
+    answer = BindingBrowser(app).tell(REFRESH, **name)
+    assert (answer.status_code, CHALLENGE in answer.headers) == (403, False)
+    assert browser.refresh().status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({}, id="none"),
+        pytest.param({"Origin": "https://evil.example"}, id="another's"),
+        pytest.param({"Origin": "null"}, id="hidden"),
+        pytest.param(ORIGIN | {"Sec-Fetch-Site": "cross-site"}, id="from another site"),
+    ],
+)
+@pytest.mark.parametrize("path", [BIND, REFRESH])
+def test_only_our_own_origin_may_ask(app, browser, path, headers):
+    proof = browser.key.proof(browser.sign_up(), is_first=True)
+    answer = browser.send(path, headers=headers | {"Secure-Session-Response": proof})
+    assert answer.status_code == 403
+    assert CHALLENGE not in answer.headers
+    assert session_row(app, browser.session_id()).bound_key is None
+
+
+@pytest.mark.parametrize("path", [BIND, REFRESH])
+def test_without_a_cookie_there_is_nothing_to_bind_or_prove(browser, path):
+    answer = browser.tell(path)
+    assert answer.status_code == 403
+    assert CHALLENGE not in answer.headers
+
+
+def test_whatever_stands_in_the_headers_is_refused_and_no_fault(browser):
+    browser.sign_up()
+    for value in ("\x7f", "é", '"' * 3000, ";" * 3000, "." * 3000):
+        for name in ("Secure-Session-Response", "Sec-Secure-Session-Id"):
+            for path in (BIND, REFRESH):
+                assert browser.tell(path, **{name: value}).status_code == 403
+
+
+def test_refreshing_is_limited_by_session_not_by_address(app, bound):
+    statuses = [bound.tell(REFRESH).status_code for _ in range(31)]
+    assert statuses == [403] * 30 + [429]
+    neighbour = BindingBrowser(app)
+    neighbour.bind(neighbour.sign_up(OTHER_EMAIL))
+    assert neighbour.refresh().status_code == 200
+
+
+def test_a_refresh_costs_two_reads_and_a_write(bound, sent_statements):
+    challenge = bound.challenge()
+    with sent_statements() as sent:
+        assert bound.tell(REFRESH, bound.key.proof(challenge)).status_code == 200
+    assert [each.split()[0] for each in sent] == ["SELECT", "SELECT", "UPDATE"]
+
+
+class TestSwitchedOff:
+    """With the setting off there is none of it."""
+
+    @pytest.fixture
+    def app(self, make_app) -> Flask:
+        return make_app()
+
+    def test_no_sign_in_asks_for_anything(self, browser):
+        answer = browser.post("/register", first_name="Ada", email=EMAIL, password=PASSWORD)
+        assert answer.status_code == 303
+        assert not any("session-" in name.lower() for name, _ in answer.headers)
+        assert browser.cookie(COOKIE) is None
+
+    @pytest.mark.parametrize("path", [BIND, REFRESH])
+    def test_nobody_answers(self, browser, path):
+        browser.register()
+        proof = browser.key.proof("a challenge", is_first=True)
+        assert browser.tell(path, proof).status_code == 404
+        assert browser.cookie(COOKIE) is None
