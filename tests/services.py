@@ -364,7 +364,7 @@ class Site:
         self.log.close()
 
 
-SECRET_KEY = "only-for-tests-0123456789abcdefghijklmnopqrstuvwxyz"
+SECRET_KEY = "only-for-tests-kQ8v2ZrT0wYx7LmN4pHsB6dGc9JfU1eA"
 
 
 def _end(process: subprocess.Popen[bytes], how: signal.Signals) -> int:

@@ -58,7 +58,10 @@ SITE_ON_HEROKU = {
     ("given", "used"),
     [
         ("postgres://u:p@h/d", "postgresql+psycopg://u:p@h/d?sslmode=require"),
-        ("postgres://u:p@h/d?x=1", "postgresql+psycopg://u:p@h/d?x=1&sslmode=require"),
+        (
+            "postgres://u:sslmode=@h/d?application_name=x",
+            "postgresql+psycopg://u:sslmode=@h/d?application_name=x&sslmode=require",
+        ),
         ("postgres://u:p@h/d?sslmode=verify-full", None),
     ],
 )
@@ -432,6 +435,7 @@ def test_only_a_proxy_that_the_settings_name_is_believed_about_https(stores):
         "APP_ENV": "production",
         "PUBLIC_BASE_URL": f"https://{services.HOST}",
         "MAIL_SERVER": services.HOST,
+        "MAIL_DEFAULT_SENDER": "accounts@example.com",
     }
     forged = {"X-Forwarded-Proto": "https", "X-Forwarded-SSL": "on", "X-Forwarded-Protocol": "ssl"}
     for hops, status in (("0", 308), ("1", 200)):

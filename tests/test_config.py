@@ -1,13 +1,18 @@
 """Settings: one environment in, one service out, or every reason why not."""
 
+import base64
+import re
 import subprocess
 import sys
+from email.utils import parseaddr
 
 import pytest
+from sqlalchemy import text
 
-from authsite import config, create_app
+from authsite import config, create_app, database, passwords
 from authsite.config import ConfigError
-from tests import services
+from authsite.mail import outbox
+from tests import factories, services
 
 SECRET = "production-secret-0123456789-abcdefghijklm"
 DEVELOPMENT = {"DATABASE_URL": "sqlite:///:memory:", "SECRET_KEY": SECRET}
@@ -18,6 +23,31 @@ PRODUCTION = {
     "PUBLIC_BASE_URL": "https://accounts.example.com",
     "MAIL_SERVER": "smtp.example.com",
 }
+
+
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+PLACEHOLDERS = [
+    "change-me-to-at-least-32-random-bytes",
+    "your-secret-key-change-in-production",
+    "your-super-secret-key-change-this-in-production",
+    "development-secret-key-do-not-use-in-production",
+    "acme_Change_In_Production_4f9c01d7b2aa",
+    "your_secret_key_here_8d2f6c1e9b7a5043",
+    "CHANGEME-CHANGEME-CHANGEME-CHANGEME-1",
+    "django-insecure-kf93kd02k#k3kd0f%30dk3",
+    "please-change-this-before-you-go-live!",
+    "replace-with-output-of-openssl-rand-hex",
+    "<generate-one-with-token-urlsafe-48-it>",
+    "${SECRET_KEY_OF_THE_PRODUCTION_CLUSTER}",
+    "{{ lookup('vault', 'authsite/secret') }}",
+    "this-is-my-super-secret-jwt-signing-key",
+    "not-a-secret-only-to-get-docker-started",
+    "0123456789abcdef" * 4,
+    "abcdefghijklmnopqrstuvwxyz0123456789",
+    "k3yk3yk9" * 8,
+    "correct horse battery staple once more!",
+]
+ORIGINS = ["https://a.example", "https://xn--bcher-kva.example:8443"]
 
 
 def load(**environ: str) -> dict:
@@ -73,29 +103,89 @@ def test_what_is_not_set_has_its_default(variable, setting, default, unset):
         ("SECRET_KEY", f" {SECRET}\n", "SECRET_KEY", SECRET),
         ("SECRET_KEY_FALLBACKS", "one, two,,", "SECRET_KEY_FALLBACKS", ["one", "two"]),
         *(
-            ("DATABASE_URL", text, "SQLALCHEMY_DATABASE_URI", "postgresql+psycopg://u:p@h/d?x=1")
+            ("DATABASE_URL", text, "SQLALCHEMY_DATABASE_URI", "postgresql+psycopg://u:p@h/d?user=x")
             for text in (
-                "postgres://u:p@h/d?x=1",
-                "postgresql://u:p@h/d?x=1",
-                "postgresql+psycopg://u:p@h/d?x=1",
+                "postgres://u:p@h/d?user=x",
+                "Postgres://u:p@h/d?user=x",
+                "postgresql://u:p@h/d?user=x",
+                "postgresql+psycopg://u:p@h/d?user=x",
             )
         ),
-        ("DATABASE_URL", "sqlite:////data/a.db", "SQLALCHEMY_DATABASE_URI", "sqlite:////data/a.db"),
+        ("DATABASE_URL", "SQLite:////tmp/a.db", "SQLALCHEMY_DATABASE_URI", "sqlite:////tmp/a.db"),
         ("REDIS_URL", "redis://:p@h:6379/1", "REDIS_URL", "redis://:p@h:6379/1"),
-        ("REDIS_URL", "rediss://h", "REDIS_URL", "rediss://h"),
+        ("REDIS_URL", "REDISS://h", "REDIS_URL", "rediss://h"),
+        *(
+            ("REDIS_URL", f"redis://h/0?{options}", "REDIS_URL", f"redis://h/0?{options}")
+            for options in ("socket_timeout=2", "health_check_interval=30&client_name=x")
+        ),
+        (
+            "REDIS_URL",
+            "rediss://h?ssl_cert_reqs=none",
+            "REDIS_URL",
+            "rediss://h?ssl_cert_reqs=none",
+        ),
         ("REDIS_TLS_VERIFY", "None", "REDIS_TLS_VERIFY", "none"),
-        ("PUBLIC_BASE_URL", "https://a.example.com/", "PUBLIC_BASE_URL", "https://a.example.com"),
-        ("TRUSTED_HOSTS", "a.example, .b.example", "TRUSTED_HOSTS", ["a.example", ".b.example"]),
+        *(
+            ("PUBLIC_BASE_URL", text, "PUBLIC_BASE_URL", meant)
+            for text, meant in (
+                ("https://a.example.com/", "https://a.example.com"),
+                ("HTTPS://A.Example.com", "https://a.example.com"),
+                ("https://a.example.com.:443", "https://a.example.com"),
+                ("http://localhost:80", "http://localhost"),
+                ("http://localhost:5000/", "http://localhost:5000"),
+                ("https://Bücher.example", "https://xn--bcher-kva.example"),
+                ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
+                ("http://[::1]:5000", "http://[::1]:5000"),
+                ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+            )
+        ),
+        *(
+            ("TRUSTED_HOSTS", text, "TRUSTED_HOSTS", [*meant, "127.0.0.1"])
+            for text, meant in (
+                ("a.example, .b.example", ["a.example", ".b.example"]),
+                ("A.Example,", ["a.example"]),
+                ("bücher.example", ["xn--bcher-kva.example"]),
+                ("a.example,\n  b.example", ["a.example", "b.example"]),
+                ("127.0.0.1", []),
+            )
+        ),
         ("TRUSTED_PROXY_HOPS", "2", "TRUSTED_PROXY_HOPS", 2),
-        ("MAIL_SERVER", "smtp.example.com", "MAIL_SERVER", "smtp.example.com"),
+        *(
+            ("MAIL_SERVER", text, "MAIL_SERVER", meant)
+            for text, meant in (
+                ("SMTP.example.com", "smtp.example.com"),
+                ("mail", "mail"),
+                ("mail_relay", "mail_relay"),
+                ("[::1]", "::1"),
+                ("smtp.bücher.example", "smtp.xn--bcher-kva.example"),
+            )
+        ),
         ("MAIL_PORT", "587", "MAIL_PORT", 587),
-        ("MAIL_USERNAME", "user", "MAIL_USERNAME", "user"),
-        ("MAIL_PASSWORD", "p@ss,word", "MAIL_PASSWORD", "p@ss,word"),
         *(("MAIL_USE_TLS", yes, "MAIL_USE_TLS", True) for yes in ("1", "true", "Yes", "ON")),
         *(("MAIL_USE_SSL", no, "MAIL_USE_SSL", False) for no in ("0", "false", "No", "OFF")),
-        ("MAIL_DEFAULT_SENDER", "hi@example.com", "MAIL_DEFAULT_SENDER", "hi@example.com"),
+        *(
+            ("MAIL_DEFAULT_SENDER", text, "MAIL_DEFAULT_SENDER", meant)
+            for text, meant in (
+                ("hi@example.com", "hi@example.com"),
+                ("<hi@Example.com>", "hi@example.com"),
+                ("Example <hi@example.com>", '"Example" <hi@example.com>'),
+                ("Example, Inc. <hi@example.com>", '"Example, Inc." <hi@example.com>'),
+                ('"Example, Inc." <hi@example.com>', '"Example, Inc." <hi@example.com>'),
+                (r'"The \"Best\"" <hi@example.com>', r'"The \"Best\"" <hi@example.com>'),
+                ("Bücher <hi@bücher.example>", '"Bücher" <hi@xn--bcher-kva.example>'),
+            )
+        ),
         ("SITE_NAME", "Acme Notes", "SITE_NAME", "Acme Notes"),
-        ("CORS_ORIGINS", "https://a.example", "CORS_ORIGINS", ["https://a.example"]),
+        *(
+            (name, "HTTPS://A.example:443, https://bücher.example:8443", name, ORIGINS)
+            for name in ("CORS_ORIGINS", "FORWARD_AUTH_ORIGINS")
+        ),
+        (
+            "WEBHOOK_URLS",
+            "HTTPS://A.example/Hooks?k=V,https://bücher.example",
+            "WEBHOOK_URLS",
+            ["https://a.example/Hooks?k=V", "https://xn--bcher-kva.example"],
+        ),
         ("PASSWORD_MIN_LENGTH", "15", "PASSWORD_MIN_LENGTH", 15),
         ("REFRESH_GRACE_SECONDS", "0", "REFRESH_GRACE_SECONDS", 0),
         ("REFRESH_GRACE_SECONDS", "60", "REFRESH_GRACE_SECONDS", 60),
@@ -103,13 +193,21 @@ def test_what_is_not_set_has_its_default(variable, setting, default, unset):
         ("REFRESH_LOST_ANSWER_SECONDS", "604800", "REFRESH_LOST_ANSWER_SECONDS", 604_800),
         ("MAX_SESSIONS_PER_USER", "5", "MAX_SESSIONS_PER_USER", 5),
         ("RATELIMIT_ENABLED", "0", "RATELIMIT_ENABLED", False),
-        ("GEOIP_DATABASE", "/data/city.mmdb", "GEOIP_DATABASE", "/data/city.mmdb"),
+        ("LOG_FORMAT", "JSON", "LOG_FORMAT", "json"),
+        ("LOG_FORMAT", "text", "LOG_FORMAT", "text"),
+        ("PORT", "8080", "PORT", 8080),
         ("WEB_CONCURRENCY", "4", "WORKERS", 4),
     ],
 )
 def test_every_variable_is_converted(variable, text, setting, value):
     """DP-07 among them: Heroku's postgres:// gets its driver."""
-    assert load(**{variable: text})[setting] == value
+    beside = {"WEBHOOK_SECRETS": WEBHOOK_SECRET, "TRUSTED_PROXY_HOPS": "1"}
+    assert load(**beside | {variable: text})[setting] == value
+
+
+@pytest.mark.parametrize("password", ["p@ss, word", "'quoted'", '"', "p\\w", "%41"])
+def test_a_password_may_hold_anything_that_can_be_sent(password):
+    assert load(MAIL_USERNAME="user", MAIL_PASSWORD=password)["MAIL_PASSWORD"] == password
 
 
 @pytest.mark.parametrize(
@@ -118,15 +216,120 @@ def test_every_variable_is_converted(variable, text, setting, value):
         ("APP_ENV", "staging"),
         ("DATABASE_URL", "mysql://h/d"),
         ("DATABASE_URL", "authsite.db"),
-        ("REDIS_URL", "http://h"),
-        ("REDIS_URL", "h:6379"),
+        *(
+            ("DATABASE_URL", f"{scheme}://h/d")
+            for scheme in (
+                "postgresql+asyncpg",
+                "postgresql+psycopg2",
+                "sqlite+aiosqlite",
+                "prisma",
+            )
+        ),
+        *(
+            ("DATABASE_URL", f"postgres://{rest}")
+            for rest in (
+                *("u:p@h:port/d", "u:p@one:5432,two:5432/d", "u:p?w@h/d"),
+                *(
+                    "h/d?schema=public",
+                    "h/d?pgbouncer=true",
+                    "h/d?autocommit=true",
+                    "h/d?sslmode=on",
+                ),
+                *("h/d?sslmode=require&sslmode=disable", "h/d?connect_timeout=soon"),
+                *("h/d?sslrootcert=/not/there.pem", "h/d?target_session_attrs=read-only"),
+                *(
+                    "h/d?options=-c%20statement_timeout%3D0",
+                    "h/d?options=-cTimeZone%3DEurope/Paris",
+                ),
+            )
+        ),
+        *(
+            ("DATABASE_URL", f"sqlite:{rest}")
+            for rest in (
+                *("////tmp/a.db?mode=ro", "///file:a.db?uri=true", "////tmp", "////not/there/a.db"),
+                *("///not-there/a.db", "//tmp/a.db"),
+            )
+        ),
+        *(
+            ("REDIS_URL", text)
+            for text in (
+                *("http://h", "h:6379", "redis://", "redis:///0", "unix:///run/redis.sock"),
+                *("redis://h/name", "redis://h:port", "redis://h:0", "redis://h/0#1"),
+                *("redis://:pa/ss@h", "redis://:pa#ss@h", "redis://:pa?s=s@h"),
+                *("redis://h?unknown=1", "redis://h?socket_timeout=soon", "redis://h?db=1&db=2"),
+                *(
+                    "redis://h?ssl_cert_reqs=none",
+                    "rediss://h?ssl_cert_reqs=maybe",
+                    "redis://h?db=",
+                ),
+                *("rediss://h?ssl_ca_certs=/not/there.pem", "redis://h?nonsense"),
+            )
+        ),
         ("REDIS_TLS_VERIFY", "maybe"),
         ("PUBLIC_BASE_URL", "accounts.example.com"),
         ("PUBLIC_BASE_URL", "ftp://example.com"),
         ("PUBLIC_BASE_URL", "https://"),
         ("PUBLIC_BASE_URL", "https://example.com/?x=1"),
         ("PUBLIC_BASE_URL", "https://example.com/#x"),
-        ("PUBLIC_BASE_URL", "http://[broken"),
+        *(
+            ("PUBLIC_BASE_URL", text)
+            for text in (
+                *("http://[broken", "https://example.com/accounts", "https://example.com//"),
+                *("https://example.com/?", "https://user@example.com", "https://u:p@example.com"),
+                *("https://example.com:0", "https://example.com:65536", "https://example.com:port"),
+                *("https://exa mple.com", "https://example..com", "https://-example.com"),
+                *("https://my_site.example.com", "https://*.example.com", "https://256.1.1.1"),
+                *(
+                    f"https://{'a' * 64}.example",
+                    "https://\N{ZERO WIDTH SPACE}",
+                    "https:/example.com",
+                ),
+            )
+        ),
+        *(
+            ("TRUSTED_HOSTS", text)
+            for text in (
+                *("*", "*.example.com", "https://example.com", "example.com:8000", "example.com/"),
+                *("example.com,*", "[::1]", "::1", ".", "a b", "example.com;b.example"),
+            )
+        ),
+        *(
+            ("MAIL_SERVER", text)
+            for text in (
+                *("smtp.example.com:587", "smtp://smtp.example.com", "smtp.example.com/", "a b"),
+                *("user@smtp.example.com", "smtp..example.com"),
+            )
+        ),
+        *(
+            ("MAIL_DEFAULT_SENDER", text)
+            for text in (
+                *("Example", "example.com", "hi@", "@example.com", "hi@example.com, b@example.com"),
+                *(
+                    "hi@example.com,b@example.com",
+                    "A <a@example.com>, B <b@example.com>",
+                    "hi@exa mple",
+                ),
+                *(
+                    "Example <hi>",
+                    "Example hi@example.com",
+                    "hi.@example.com",
+                    "jürgen@example.com",
+                ),
+                *("Example <hi@example.com> x", "hi@*.example.com", "Example <>"),
+            )
+        ),
+        ("MAIL_USERNAME", "jürgen"),
+        ("MAIL_PASSWORD", "paßwort"),
+        ("SITE_NAME", "x" * 129),
+        ("GEOIP_DATABASE", "/not/there.mmdb"),
+        ("GEOIP_DATABASE", "/tmp"),
+        ("GEOIP_DATABASE", __file__),
+        *(("LOG_FORMAT", text) for text in ("jsonl", "logfmt")),
+        *(("PORT", text) for text in ("0", "65536", "http", "80:80", "9" * 5000)),
+        *(
+            ("WEBHOOK_URLS", text)
+            for text in ("https://a.example:99999/", "https://u@a.example/", "https://a_b.example/")
+        ),
         *(("TRUSTED_PROXY_HOPS", text) for text in ("-1", "one", "1.0", "11", "٢", "0x1")),
         *(("MAIL_PORT", text) for text in ("0", "65536", "smtp")),
         *(("MAIL_USE_TLS", text) for text in ("2", "maybe")),
@@ -140,6 +343,10 @@ def test_every_variable_is_converted(variable, text, setting, value):
         ("CORS_ORIGINS", "https://a.example, b.example"),
         ("CORS_ORIGINS", "https://a.example/"),
         ("CORS_ORIGINS", "https://a.example/path"),
+        ("CORS_ORIGINS", "https://a.example?"),
+        ("CORS_ORIGINS", "https://user@a.example"),
+        ("CORS_ORIGINS", "https://a.example:0"),
+        ("CORS_ORIGINS", "https://*.a.example"),
         *(("PASSWORD_MIN_LENGTH", text) for text in ("7", "0", "65", "-8", "eight")),
         *(("REFRESH_GRACE_SECONDS", text) for text in ("61", "-1", "0.5")),
         *(("REFRESH_LOST_ANSWER_SECONDS", text) for text in ("604801", "-1", "0.5")),
@@ -153,6 +360,105 @@ def test_a_bad_value_is_refused_by_the_name_of_its_variable(variable, text):
     [problem] = problems(DEVELOPMENT | {variable: text})
 
     assert problem.startswith(f"{variable} ")
+
+
+@pytest.mark.parametrize("variable", sorted(config.VARIABLES))
+@pytest.mark.parametrize("text", ["a\nb", "a\x00b", "\ud800", "a\x1bb", "a\u2028b"])
+def test_no_variable_holds_a_character_that_breaks_a_line_or_no_text_has(variable, text):
+    """It would come to stand in a header, a page or a log."""
+    [problem, *more] = problems(DEVELOPMENT | {variable: text})
+
+    assert problem.startswith(f"{variable} ")
+    assert len(more) <= 1  # a name without its password
+
+
+@pytest.mark.parametrize("mark", ["'", '"'])
+@pytest.mark.parametrize("variable", sorted(set(config.VARIABLES) - config.SECRETS))
+def test_quotation_marks_that_a_file_has_kept_are_refused(variable, mark):
+    """Docker's --env-file keeps them: a site called "Example", with them."""
+    [problem] = problems(DEVELOPMENT | {variable: f"{mark}example{mark}"})
+
+    assert re.match(f"{variable} (has quotation marks|must)", problem)
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"MAIL_USE_TLS": "1", "MAIL_USE_SSL": "1"}, "MAIL_USE_TLS and MAIL_USE_SSL are two ways"),
+        ({"MAIL_SERVER": "h", "MAIL_PORT": "465"}, "set MAIL_USE_SSL=1"),
+        ({"MAIL_SERVER": "h", "MAIL_PORT": "465", "MAIL_USE_TLS": "1"}, "set MAIL_USE_SSL=1"),
+        ({"MAIL_SERVER": "h", "MAIL_PORT": "587", "MAIL_USE_SSL": "1"}, "set MAIL_USE_TLS=1"),
+        ({"MAIL_USERNAME": "user"}, "MAIL_PASSWORD and MAIL_USERNAME go together"),
+        ({"MAIL_PASSWORD": "word"}, "MAIL_PASSWORD and MAIL_USERNAME go together"),
+        ({"FORWARD_AUTH_ORIGINS": "https://a.example"}, "TRUSTED_PROXY_HOPS=1 or more"),
+        ({"WEBHOOK_URLS": "https://a.example"}, "needs WEBHOOK_SECRETS"),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused(environ, said):
+    [problem] = problems(DEVELOPMENT | environ)
+
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"MAIL_SERVER": "h", "MAIL_PORT": "465", "MAIL_USE_SSL": "1"},
+        {"MAIL_SERVER": "h", "MAIL_PORT": "587", "MAIL_USE_TLS": "1"},
+        {"MAIL_SERVER": "h", "MAIL_PORT": "2525", "MAIL_USE_SSL": "1"},
+    ],
+)
+def test_settings_that_work_together_are_not(environ):
+    assert load(**environ)["MAIL_SERVER"] == "h"
+
+
+def test_what_a_database_url_says_is_kept_beside_our_own():
+    """Never dropped, and never in the way of what the service depends on."""
+    url = "postgres://h/d?options=-csearch_path%3Dx&connect_timeout=2&application_name=y"
+    arguments = load(DATABASE_URL=url)["SQLALCHEMY_ENGINE_OPTIONS"]["connect_args"]
+    options = arguments.pop("options").split(" ")
+
+    assert "-csearch_path=x" in options
+    assert options[-2:] == ["-c", "timezone=UTC"]
+    assert "statement_timeout=8000" in options
+    assert arguments == {}  # what the URL says of connect_timeout is not said again
+
+
+@pytest.mark.postgresql
+def test_postgresql_hears_every_option_of_its_url(postgresql_url):
+    """As the server itself answers."""
+    more = "options=-csearch_path%3Dpublic%20-cwork_mem%3D5MB&application_name=Notes"
+    app = create_app(DEVELOPMENT | {"DATABASE_URL": f"{postgresql_url}?{more}"})
+    names = ("work_mem", "search_path", "application_name", "statement_timeout", "timezone")
+    with app.app_context():
+        answered = [database.row(text(f"SHOW {name}"))[0] for name in names]
+        database.engine().dispose()
+
+    assert answered == ["5MB", "public", "Notes", "8s", "UTC"]
+
+
+@pytest.mark.parametrize(
+    ("sender", "shown", "address"),
+    [
+        ("Example, Inc. <hi@example.com>", "Example, Inc.", "hi@example.com"),
+        ("Bücher & Söhne <hi@bücher.example>", "Bücher & Söhne", "hi@xn--bcher-kva.example"),
+        (r'"The \"Best\"" <hi@example.com>', 'The "Best"', "hi@example.com"),
+        ("hi@example.com", "", "hi@example.com"),
+    ],
+)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_sender_arrives_as_it_was_meant(make_app, mailbox, sender, shown, address):
+    """With its address, whatever its name."""
+    server = {"MAIL_SERVER": services.HOST, "MAIL_PORT": str(mailbox.port)}
+    app = make_app(MAIL_DEFAULT_SENDER=sender, **server)
+    with app.app_context():
+        account = factories.account()
+        passwords.request_reset(account.email, device_name="curl", ip_address=None)
+        assert outbox.deliver() == (1, 0)
+
+    assert parseaddr(str(mailbox.messages[0]["From"])) == (shown, address)
+    contact = app.test_client().get("/.well-known/security.txt").text
+    assert f"mailto:{address}" in contact
 
 
 def test_unknown_variables_are_nobodys_business():
@@ -171,6 +477,16 @@ def test_a_dyno_is_production_whatever_is_set(names):
 
     assert config.load(environ | names | {"DYNO": "web.1"})["IS_PRODUCTION"] is True
     assert not load()["IS_PRODUCTION"]
+
+
+def test_a_dyno_has_the_one_proxy_of_its_platform():
+    """CONTRACT §6: without it every page would lead to itself."""
+    assert config.load(PRODUCTION | {"DYNO": "web.1"})["TRUSTED_PROXY_HOPS"] == 1
+    assert (
+        config.load(PRODUCTION | {"DYNO": "web.1", "TRUSTED_PROXY_HOPS": "2"})["TRUSTED_PROXY_HOPS"]
+        == 2
+    )
+    assert config.load(PRODUCTION)["TRUSTED_PROXY_HOPS"] == 0
 
 
 def test_a_complete_production_starts():
@@ -194,12 +510,15 @@ def test_a_complete_production_starts():
         ({"SECRET_KEY": "short"}, "SECRET_KEY"),
         ({"SECRET_KEY": SECRET[:31]}, "SECRET_KEY"),
         ({"SECRET_KEY": "a" * 64}, "SECRET_KEY"),
-        *(({"SECRET_KEY": example}, "SECRET_KEY") for example in sorted(config.EXAMPLE_SECRETS)),
+        *(({"SECRET_KEY": example}, "SECRET_KEY") for example in PLACEHOLDERS),
         ({"SECRET_KEY_FALLBACKS": f"{SECRET[::-1]},short"}, "SECRET_KEY"),
         ({"DATABASE_URL": ""}, "DATABASE_URL"),
         ({"DATABASE_URL": "sqlite:///authsite.db"}, "DATABASE_URL"),
         ({"PUBLIC_BASE_URL": ""}, "PUBLIC_BASE_URL"),
         ({"PUBLIC_BASE_URL": "http://accounts.example.com"}, "PUBLIC_BASE_URL"),
+        ({"PUBLIC_BASE_URL": "https://[2001:db8::1]"}, "PUBLIC_BASE_URL"),
+        ({"PUBLIC_BASE_URL": "https://203.0.113.7"}, "MAIL_DEFAULT_SENDER"),
+        ({"DYNO": "web.1", "TRUSTED_PROXY_HOPS": "0"}, "TRUSTED_PROXY_HOPS"),
         ({"MAIL_SERVER": ""}, "MAIL_SERVER"),
         ({"WEB_CONCURRENCY": "2"}, "REDIS_URL"),
         ({"RATELIMIT_ENABLED": "0"}, "RATELIMIT_ENABLED"),
@@ -222,6 +541,12 @@ def test_production_refuses_what_is_not_safe(changed, named):
         {"FLASK_DEBUG": "0"},
         {"SECRET_KEY_FALLBACKS": SECRET[::-1]},
         {"TRUSTED_HOSTS": "other.example.com"},
+        {"SECRET_KEY": "6b1f0c9e4d7a8352f1e0b9c8d7a6450392817f6e5d4c3b2a190817263544e3d2"},
+        {"SECRET_KEY": "kP3v-_Xq9ZtL0mRwY8bN5cJh2FgD7sKaE4uT6iWo1Q"},
+        {"SECRET_KEY": "wooden Kayak 7 melts above Tromsø, loudly"},
+        {"PUBLIC_BASE_URL": "HTTPS://Accounts.Example.com"},
+        {"WEBHOOK_URLS": "HTTPS://a.example", "WEBHOOK_SECRETS": WEBHOOK_SECRET},
+        {"FORWARD_AUTH_ORIGINS": "HTTPS://a.example", "TRUSTED_PROXY_HOPS": "1"},
     ],
 )
 def test_production_does_not_refuse_what_is(changed):
@@ -250,19 +575,52 @@ def test_every_problem_is_named_at_once():
         assert name in found
 
 
+BROKEN = {
+    "SECRET_KEY": "",
+    "SECRET_KEY_FALLBACKS": "",
+    "DATABASE_URL": "mysql://u:hunter2@h/d",
+    "REDIS_URL": "http://u:hunter2@h",
+    "MAIL_PASSWORD": "ß",
+    "MAIL_USERNAME": "ß",
+    "WEBHOOK_SECRETS": "",
+    "SERVICE_CLIENTS": ":secret",
+}
+
+
 def test_a_refusal_repeats_no_secret():
     """LG-01: it goes to a log."""
-    environ = PRODUCTION | {"SECRET_KEY": "tiny-secret", "DATABASE_URL": "mysql://u:hunter2@h/d"}
+    environ = PRODUCTION | {name: f"hunter2{each}" for name, each in BROKEN.items()}
     with pytest.raises(ConfigError) as refused:
         config.load(environ)
 
-    assert "tiny-secret" not in str(refused.value)
+    assert len(refused.value.problems) == len(BROKEN)
     assert "hunter2" not in str(refused.value)
 
 
-def flask(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        *(
+            ("DATABASE_URL", f"postgres://u:{password}@h/d")
+            for password in ("x?hunter2=1", "x?hunter2", "x?y=hunter2", "x?hunter2/")
+        ),
+        *(
+            ("REDIS_URL", f"redis://:{password}@h/0")
+            for password in ("x?hunter2=1", "x?hunter2", "x#hunter2", "x/hunter2", "hunter2:1/")
+        ),
+    ],
+)
+def test_no_piece_of_a_password_in_a_url_is_repeated(variable, text):
+    """LG-01: also where it reads like an option."""
+    with pytest.raises(ConfigError) as refused:
+        config.load(PRODUCTION | {variable: text})
+
+    assert "hunter2" not in str(refused.value)
+
+
+def run(program: list[str], **environ: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "flask", *arguments],
+        [sys.executable, *program],
         cwd=services.ROOT,
         env=environ,
         capture_output=True,
@@ -271,20 +629,52 @@ def flask(*arguments: str, **environ: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize(
-    ("arguments", "environ"),
-    [
-        (["session-stats"], {"APP_ENV": "production"}),
-        (["--debug", "run", "--port", "1"], PRODUCTION),
-    ],
-)
-def test_a_refused_production_ends_with_a_status_and_its_reasons(arguments, environ):
-    """DP-01, DP-03: `flask --debug` would bring the debugger up, so it does not start at all."""
-    ended = flask(*arguments, **environ)
+GUNICORN = ["-m", "gunicorn", "--config", "authsite/server/gunicorn_conf.py", "wsgi:app"]
 
-    assert ended.returncode != 0
-    assert "Refusing to start" in ended.stderr
-    assert ("FLASK_DEBUG" in ended.stderr) == ("--debug" in arguments)
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["-m", "flask", "--help"],
+        ["-m", "flask", "session-stats"],
+        ["-m", "flask", "check-config"],
+        ["-m", "flask", "db", "upgrade"],
+        ["-m", "flask", "run", "--port", "1"],
+        ["-m", "flask", "no-such-command"],
+        ["-c", "import wsgi"],
+        GUNICORN,
+    ],
+    ids=" ".join,
+)
+def test_a_refusal_is_the_list_alone(program):
+    """DP-01: every problem, status 1, and no traceback in which the list would drown."""
+    ended = run(program, APP_ENV="production", MAIL_PORT="smtp", LOG_FORMAT="xml")
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    first, *listed = ended.stderr.splitlines()
+    assert first == "Refusing to start:"
+    assert [each.split()[:2] for each in listed] == [
+        ["-", name]
+        for name in (
+            *("MAIL_PORT", "LOG_FORMAT", "SECRET_KEY", "DATABASE_URL", "PUBLIC_BASE_URL"),
+            "MAIL_SERVER",
+        )
+    ]
+
+
+def test_the_debugger_keeps_production_from_starting():
+    """DP-03: `flask --debug` would bring it up, so it does not start at all."""
+    ended = run(["-m", "flask", "--debug", "run", "--port", "1"], **PRODUCTION)
+
+    assert ended.returncode == 1
+    assert ended.stderr == "Refusing to start:\n  - FLASK_DEBUG is for development only\n"
+
+
+def test_good_settings_are_called_good_without_asking_anybody():
+    """None of the hosts in them exists."""
+    ended = run(["-m", "flask", "check-config"], **PRODUCTION)
+
+    assert (ended.returncode, ended.stdout) == (0, "The settings are good.\n")
 
 
 def test_development_needs_nothing_and_keeps_its_secret(tmp_path, monkeypatch):

@@ -456,6 +456,13 @@ def test_a_port_without_production_is_for_this_machine_alone(tmp_path):
     """Where APP_ENV was forgotten on a server, nobody else reaches the development's service."""
     program = "import runpy; print(runpy.run_path('authsite/server/gunicorn_conf.py')['bind'])"
 
+    production = {
+        "SECRET_KEY": services.SECRET_KEY,
+        "DATABASE_URL": "postgresql://db.example.com/authsite",
+        "PUBLIC_BASE_URL": "https://accounts.example.com",
+        "MAIL_SERVER": "smtp.example.com",
+    }
+
     def bound(**environ: str) -> str:
         ran = subprocess.run(
             [sys.executable, "-c", program],
@@ -469,9 +476,9 @@ def test_a_port_without_production_is_for_this_machine_alone(tmp_path):
 
     assert bound() == "127.0.0.1:8000"
     assert bound(PORT="5001") == "127.0.0.1:5001"
-    assert bound(APP_ENV="production") == "127.0.0.1:8000"
-    assert bound(APP_ENV="production", PORT="5001") in {"[::]:5001", "0.0.0.0:5001"}
-    assert bound(DYNO="web.1", PORT="5001") in {"[::]:5001", "0.0.0.0:5001"}
+    assert bound(**production, APP_ENV="production") == "127.0.0.1:8000"
+    assert bound(**production, APP_ENV="production", PORT="5001") in {"[::]:5001", "0.0.0.0:5001"}
+    assert bound(**production, DYNO="web.1", PORT="5001") in {"[::]:5001", "0.0.0.0:5001"}
 
 
 # guard

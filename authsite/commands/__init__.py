@@ -1,6 +1,6 @@
 """The command line: one line around a verb each. Exit 0 done, 1 failed, 2 bad arguments."""
 
-from . import accounts, activity, mail, products, second_steps, services, sessions, worker
+from . import accounts, activity, mail, products, second_steps, services, sessions, settings, worker
 from .shell import blueprint
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "second_steps",
     "services",
     "sessions",
+    "settings",
     "worker",
 ]

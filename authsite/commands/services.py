@@ -3,7 +3,7 @@
 import click
 
 from .. import service_clients
-from ..config import SERVICE_NAME
+from ..config.values import SERVICE_NAME
 from .shell import blueprint
 
 

@@ -120,6 +120,8 @@ class Envelope:
         )
         if "HTTP_COOKIE" in environ:
             _bound_cookies(environ)
+        if "HTTP_HOST" in environ:
+            environ["HTTP_HOST"] = environ["HTTP_HOST"].lower()  # a name has no case
         if environ.get("PATH_INFO") in HEALTH:
             # A probe names the instance's address, or nothing.
             environ["HTTP_HOST"] = self._own_host

@@ -290,12 +290,19 @@ def test_a_foreign_host_is_refused_everywhere(production, host):
 
 @pytest.mark.postgresql
 def test_other_hosts_can_be_trusted(production):
-    """DP-04"""
-    client = production(TRUSTED_HOSTS="one.example.com,two.example.com").test_client()
+    """DP-04: beside the own one, to which every link leads; in whatever letters."""
+    client = production(
+        TRUSTED_HOSTS="One.Example.com,.two.example.com,bücher.example"
+    ).test_client()
     for host, status in (
         ("one.example.com", 401),
+        ("ONE.example.com", 401),
         ("two.example.com", 401),
-        ("accounts.example.com", 400),
+        ("eu.two.example.com:8443", 401),
+        ("xn--bcher-kva.example", 401),
+        ("accounts.example.com", 401),
+        ("three.example.com", 400),
+        ("attwo.example.com", 400),
     ):
         assert client.get(f"{V1}/auth/me", base_url=f"https://{host}").status_code == status
 

@@ -65,6 +65,7 @@ def production(database_url: str, redis_url: str) -> dict[str, str]:
         "PUBLIC_BASE_URL": f"https://{services.HOST}",
         "TRUSTED_PROXY_HOPS": "1",
         "MAIL_SERVER": services.HOST,
+        "MAIL_DEFAULT_SENDER": "accounts@example.com",
         "MAIL_PORT": "9",  # nobody listens: no workload sends mail
     }
 
