@@ -41,7 +41,7 @@ def export(
     now = clock.now()
     with database.transaction():
         activity.record("data_exported", account.id)
-        outbox.queue(
+        outbox.queue_everywhere(
             emails.data_exported(
                 account.id,
                 exported_at=now,

@@ -226,7 +226,7 @@ def _notify(
     ended: int,
     has_kept_own: bool = False,
 ) -> None:
-    outbox.queue(
+    outbox.queue_everywhere(
         emails.password_changed(
             user_id,
             changed_at=now,

@@ -10,6 +10,7 @@ from authsite import (
     clock,
     database,
     email_changes,
+    exports,
     not_me,
     passwords,
     sessions,
@@ -689,6 +690,57 @@ def test_at_most_ten_links_reach_an_address_in_a_day(with_mail, mailbox, time_ma
         outbox.deliver()
 
     assert len(mailbox.messages) == 10
+
+
+ACTS = {
+    "Your Harbour password was changed": lambda ada, session: passwords.change(
+        session, PASSWORD, NEW_PASSWORD, ip_address="203.0.113.7"
+    ),
+    "Your Harbour data was downloaded": lambda ada, session: list(
+        exports.export(ada, by=session, ip_address="203.0.113.7")
+    ),
+}
+
+
+@pytest.mark.parametrize("subject", ACTS)
+def test_what_a_thief_does_is_told_to_every_address_that_can_be_changed_back(
+    with_mail, mailbox, subject
+):
+    """LIFE §6: else his own mailbox alone would hear of it. The link is that of its own address."""
+    ada = factories.account(E1, is_verified=True)
+    session = resumed(ada)
+    change_to(session, E2)
+    change_to(session, E3)
+    outbox.deliver()
+    session = sessions.resume_api(session.id, ada.id)
+    ACTS[subject](session.account, session)
+    told = arrived(mailbox)[-3:]
+    assert sorted(told) == [(each, subject) for each in (E1, E2, E3)]
+    of = {to: number for number, (to,) in enumerate(mailbox.recipients)}  # each one's last
+    assert f"had the address {E1}" in " ".join(mailbox.text(of[E1]).split())
+    assert "/not-me?" not in mailbox.text(of[E1])
+    assert "/undo-email?" not in everything(mailbox.messages[of[E3]])
+
+    assert email_changes.undo(mailbox.token("/undo-email", of[E1]), E1, **FROM).email == E1
+
+
+def test_it_is_told_once_where_the_account_is_back_or_the_time_is_over(
+    with_mail, mailbox, time_machine
+):
+    ada = factories.account(E1, is_verified=True)
+    session = resumed(ada)
+    change_to(session, E2)
+    change_to(session, E1)
+    outbox.deliver()
+    passwords.set_by_operator(E1, NEW_PASSWORD)
+    outbox.deliver()
+    told = [to for to, name in arrived(mailbox) if "password was changed" in name]
+    assert sorted(told) == [E1, E2]
+    time_machine.move_to(clock.now() + WEEK + timedelta(seconds=1))
+    passwords.set_by_operator(E1, PASSWORD)
+
+    told = [to for to, name in arrived(mailbox) if "password was changed" in name]
+    assert sorted(told) == [E1, E1, E2]
 
 
 # What is over

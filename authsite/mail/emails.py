@@ -280,6 +280,13 @@ def email_changed(
     return Mail(user_id, "email_changed", facts | until)
 
 
+def to_old_address(mail: Mail, *, change_id: str, undo_until: datetime) -> Mail:
+    """Return the mail as it goes to the address that a change gave up, with the link that undoes it."""
+    return mail._replace(
+        facts=mail.facts | {"change_id": change_id, "undo_until_at": undo_until.isoformat()}
+    )
+
+
 def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
     """Return the message as it leaves; its links are made from PUBLIC_BASE_URL and nothing else.
 
@@ -308,7 +315,7 @@ def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
     if change_id := context.pop("change_id", None):
         assert mail.user_id is not None
         context |= _links_of_change(mail, f"{mail.user_id.hex}.{change_id}", base_url)
-    if reported := _reported(mail):
+    elif reported := _reported(mail):
         context["not_me_url"] = f"{base_url}/not-me?token={tokens.sign('not_me', reported)}"
     if registration_id := context.pop("registration_id", None):
         link = tokens.sign("registration", registration_id)

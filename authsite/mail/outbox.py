@@ -58,6 +58,18 @@ def queue(mail: emails.Mail) -> None:
     outboxes.wake_after_commit("outbox", lambda: deliver())  # noqa: PLW0108 (found when it is called)
 
 
+def queue_everywhere(mail: emails.Mail) -> None:
+    """Queue a mail, and for each address to which the account may still be changed back too.
+
+    Else only a thief who changed it would hear what he does.
+    """
+    queue(mail)
+    undoable = database.rows(_UNDOABLE, {"owner_id": mail.user_id, "now": clock.now()})
+    # One address may have been given up twice: the later link works longer.
+    for change in {each.old_email: each for each in undoable}.values():
+        queue(emails.to_old_address(mail, change_id=change.id, undo_until=change.undo_until))
+
+
 def deliver(*, is_stopping: Callable[[], bool] = lambda: False) -> tuple[int, int]:
     """Send everything that is due; return how many were sent and how many were not.
 
@@ -292,7 +304,24 @@ _OLD_ADDRESS = (
         true().label("is_active"),
     )
     .join_from(EmailChange, User, User.id == EmailChange.user_id)
-    .where(_CHANGE, EmailChange.confirmed_at.is_not(None), EmailChange.ended_at.is_(None))
+    .where(
+        _CHANGE,
+        EmailChange.confirmed_at.is_not(None),
+        EmailChange.ended_at.is_(None),
+        or_(EmailChange.undo_until.is_(None), EmailChange.undo_until > _NOW),
+    )
+)
+_UNDOABLE = (
+    select(EmailChange.id, EmailChange.old_email, EmailChange.undo_until)
+    .join_from(EmailChange, User, User.id == EmailChange.user_id)
+    .where(
+        EmailChange.user_id == _OWNER_ID,
+        EmailChange.old_email != User.email,
+        EmailChange.confirmed_at.is_not(None),
+        EmailChange.ended_at.is_(None),
+        EmailChange.undo_until > _NOW,
+    )
+    .order_by(EmailChange.confirmed_at)
 )
 _LIVE_RESET = select(PasswordReset.id).where(
     PasswordReset.id == bindparam("reset_id"),

@@ -233,7 +233,7 @@ def test_the_old_address_typed_changes_it_back_and_ends_everything(app, ada, ope
     owner = open_browser()
     page = open_link(owner, "/undo-email", "undo_email")
     assert heading(page) == "Your email address was changed"
-    assert "To a•••@example.com." in words(page)
+    assert "It was changed to a•••@example.com." in words(page)
     assert NEW not in page.text
     assert EMAIL not in page.text  # it is to be typed
     answer = owner.post("/undo-email", email=EMAIL.upper())
