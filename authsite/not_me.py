@@ -31,6 +31,7 @@ class Report(NamedTuple):
     of: str
     account: Account
     session: Row | None
+    is_live: bool  # the session can still be ended
     is_made: bool  # the session was reported before
 
 
@@ -48,10 +49,11 @@ def find(token: str) -> Report:
         raise EmailTokenInvalid
     account = Account._make(row[:-1])
     if kind == "password":
-        return Report(kind, of, account, None, is_made=False)
-    named = {"session_id": uuid.UUID(of), "owner_id": account.id}
+        return Report(kind, of, account, None, is_live=False, is_made=False)
+    session = database.row(_SESSION, {"session_id": uuid.UUID(of), "owner_id": account.id})
+    is_live = bool(session and not session.ended_at and session.expires_at > clock.now())
     return Report(
-        kind, of, account, database.row(_SESSION, named), pending.is_spent(_SESSION_ACT, of)
+        kind, of, account, session, is_live=is_live, is_made=pending.is_spent(_SESSION_ACT, of)
     )
 
 
@@ -125,6 +127,8 @@ _SESSION = select(
     UserSession.location_city,
     UserSession.location_country,
     UserSession.created_at,
+    UserSession.expires_at,
+    UserSession.ended_at,
 ).where(UserSession.user_id == bindparam("owner_id"), UserSession.id == bindparam("session_id"))
 _DISABLE = (
     update(User)

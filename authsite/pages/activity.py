@@ -47,7 +47,14 @@ SENTENCES = {
     "passkey_added": "Passkey added",
     "passkey_removed": "Passkey removed",
 }
-MAILED = frozenset({"password_changed", "password_reset", "password_set", "refresh_reused"})
+# Of each of which there is a mail; signing out all devices is told only where there were others.
+MAILED = frozenset(
+    {
+        *("password_changed", "password_reset", "password_set", "password_reset_requested"),
+        *("refresh_reused", "data_exported"),
+        *("two_step_on", "two_step_off", "second_step_changed", "recovery_code_used"),
+    }
+)
 
 
 class Entry(NamedTuple):

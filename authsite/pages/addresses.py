@@ -3,7 +3,7 @@
 from flask import Blueprint, flash, g, redirect, request, session
 from flask.typing import ResponseReturnValue
 
-from .. import accounts, addresses
+from .. import accounts, addresses, spelling
 from ..database.models import Account
 from ..errors import EmailTokenInvalid, InvalidCredentials
 from ..web import authentication, limits
@@ -62,7 +62,8 @@ def resend() -> ResponseReturnValue:
     if account.email_verified_at:
         return answers.done("Your email address is confirmed.")
     addresses.request_verification(account)
-    return answers.done(f"We have sent a link to {account.email}. It works for 24 hours.")
+    shown = spelling.readable_email(account.email)
+    return answers.done(f"We have sent a link to {shown}. It works for 24 hours.")
 
 
 def _verify_own() -> ResponseReturnValue:

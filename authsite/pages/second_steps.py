@@ -31,6 +31,7 @@ PENDING = "second_step"
 SETUP = "app_setup"
 SECURITY = "/account/security"
 RECOVERY_CODES = "/account/two-step/recovery-codes"
+NO_APP = "There is no authenticator app."
 REPLACED = "These recovery codes have been replaced since. Make new ones if you do not have them."
 
 
@@ -113,6 +114,8 @@ def set_up_app() -> ResponseReturnValue:
 @limits.read_two_step
 def show_remove_app() -> ResponseReturnValue:
     """Say what follows from removing the app."""
+    if second_steps.apps.find(authentication.current_session().account.id) is None:
+        return answers.done(NO_APP, SECURITY)
     return answers.page("second_steps/remove.html", form=step_up.prepared(ConfirmingForm()))
 
 

@@ -1,8 +1,9 @@
 """Activity on a page: a sentence for each act, by day, failures in a row folded."""
 
 import re
+from datetime import timedelta
 
-from authsite import accounts, activity
+from authsite import accounts, activity, clock
 from authsite.database.models import EVENT_KINDS
 from authsite.pages.activity import SENTENCES
 from tests.pages.conftest import EMAIL, OTHER_EMAIL, elements, heading, words
@@ -45,6 +46,23 @@ def test_each_day_has_its_heading(app, browser, time_machine):
     page = browser.get("/account/activity")
     assert len(re.findall("<h2>", page.text)) == 2
     assert "Details changed By the operator" in words(page)
+
+
+def test_what_was_mailed_is_said_to_have_been(app, ada):
+    for kind in ("data_exported", "two_step_on", "recovery_code_used", "details_changed"):
+        record(app, kind)
+    text = words(ada.get("/account/activity"))
+
+    for sentence in ("Data downloaded", "Two-step sign-in turned on", "Recovery code used"):
+        assert re.search(rf"{sentence} By the operator · [^·]* · We emailed you about this", text)
+    assert not re.search(r"Details changed By the operator · [^·]* · We emailed", text)
+
+
+def test_where_nothing_is_left_only_the_days_that_are_kept_are_spoken_of(app, ada):
+    with app.app_context():
+        list(activity.delete_old(clock.now() + timedelta(days=1), batch_size=100))
+
+    assert "Nothing in these 90 days." in words(ada.get("/account/activity"))
 
 
 def test_older_leads_on_until_there_is_no_more(app, ada):

@@ -50,7 +50,7 @@ def test_opening_the_link_confirms_nothing(app, ada):
 def test_elsewhere_the_password_confirms_and_signs_in(app, ada, open_browser):
     browser = open_browser()
     page = open_link(browser)
-    assert "It signs you in." in words(page)
+    assert "You sign in with it." in words(page)
     wrong = browser.post("/verify-email", password="not this one")
     assert (wrong.status_code, is_verified(app)) == (422, False)
     assert summary(wrong) == [("password", "Your password is wrong")]

@@ -80,6 +80,24 @@ def test_the_mail_of_a_new_device_leads_to_a_button_that_signs_it_out(app, ada, 
     assert flash(reader.get(again.location)) == "That device is already signed out."
 
 
+def test_of_a_device_that_has_signed_out_meanwhile_no_button_says_to_sign_it_out(
+    app, ada, thief, mailbox
+):
+    """LIFE §8.3: a thief who signs himself out first is locked out all the same."""
+    reader = Browser(app)
+    page = open_link(reader, deliver(app, mailbox))
+    assert "It is signed out meanwhile." not in words(page)
+    assert "No, sign that device out" in words(page)
+    thief.sign_out()
+    page = reader.get("/not-me")
+    assert "It is signed out meanwhile." in words(page)
+    assert "No, it was not me" in words(page)
+    assert "sign that device out" not in words(page)
+    reader.post("/not-me")
+
+    assert heading(reader.get("/not-me")) == "That device is signed out"
+
+
 def test_who_is_signed_in_to_another_account_keeps_it(app, ada, thief, mailbox, open_browser):
     """LIFE §8.3: another person's cookie adds nothing and loses nothing."""
     grace = open_browser()

@@ -60,7 +60,7 @@ def test_another_browser_asks_for_the_password_that_was_chosen(app, open_browser
     claim(open_browser())
     other = open_browser()
     page = open_link(other)
-    assert "You opened this link in another browser. Enter the password you chose." in words(page)
+    assert "Enter the password that you chose when you registered." in words(page)
     for password, message in (("", "Enter your password"), ("not it", "Your password is wrong")):
         refused = other.post("/register/confirm", password=password)
         assert (refused.status_code, summary(refused)) == (422, [("password", message)])

@@ -448,3 +448,18 @@ def test_browsers_that_are_trusted_can_be_forgotten(app, browser, two_step):
 @pytest.mark.parametrize("path", ["/account/security", APP, f"{APP}/remove", CODES])
 def test_none_of_it_is_shown_to_who_is_not_signed_in(browser, path):
     assert browser.get(path).location == f"/login?next={path}"
+
+
+def test_who_has_no_app_is_not_asked_whether_to_remove_it(ada):
+    answer = ada.get("/account/two-step/app/remove")
+
+    assert flash(ada.get(answer.location)) == "There is no authenticator app."
+
+
+def test_what_is_seen_of_a_button_says_what_it_does(ada):
+    """The hidden words, for who hears the page, only add of what it is."""
+    page = re.sub(
+        r'<span class="visually-hidden">.*?</span>', "", ada.get("/account/security").text
+    )
+
+    assert re.findall(r'<a class="button[^>]*>(.*?)</a>', page) == ["Change", "Turn on"]
