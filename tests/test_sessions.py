@@ -729,7 +729,7 @@ def test_use_is_noted_at_most_once_a_minute(ada, later):
     held = factories.grant(ada, ip_address="203.0.113.7")
     for seconds, noted in [(59, 0), (60, 60), (119, 60), (120, 120)]:
         later(seconds=seconds)
-        sessions.touch(resume(held), ip_address="198.51.100.9")
+        sessions.touch(resume(held), address=lambda: "198.51.100.9")
         assert row_of(held).last_used_at == NOON + timedelta(seconds=noted)
 
     assert row_of(held).ip_address == "198.51.100.9"
@@ -741,9 +741,9 @@ def test_the_last_use_never_goes_back(ada, later):
     later(minutes=5)
     slow = resume(held)
     later(minutes=10)
-    sessions.touch(resume(held), ip_address=None)
+    sessions.touch(resume(held), address=lambda: None)
     later(minutes=6)
-    sessions.touch(slow, ip_address=None)
+    sessions.touch(slow, address=lambda: None)
 
     assert row_of(held).last_used_at == NOON + timedelta(minutes=10)
 
@@ -751,7 +751,7 @@ def test_the_last_use_never_goes_back(ada, later):
 def test_a_request_from_nowhere_keeps_the_address(ada, later):
     held = factories.grant(ada, ip_address="203.0.113.7")
     later(minutes=2)
-    sessions.touch(resume(held), ip_address=None)
+    sessions.touch(resume(held), address=lambda: None)
 
     assert row_of(held).ip_address == "203.0.113.7"
 
@@ -769,13 +769,13 @@ def test_use_starts_a_browsers_idle_clock_afresh(ada, later, is_remembered, idle
         is_remembered=is_remembered,
     )
     moment = later(hours=6)
-    sessions.touch(sessions.resume_page(row["id"], row["user_id"], "secret"), ip_address=None)
+    sessions.touch(sessions.resume_page(row["id"], row["user_id"], "secret"), address=lambda: None)
     assert sessions.find_own(ada.id, row["id"]).expires_at == moment + idle
 
     end = NOON + timedelta(days=30)
     database.run(update(UserSession), {"expires_at": end, "last_used_at": end - timedelta(hours=2)})
     later(days=30, hours=-1)
-    sessions.touch(sessions.resume_page(row["id"], row["user_id"], "secret"), ip_address=None)
+    sessions.touch(sessions.resume_page(row["id"], row["user_id"], "secret"), address=lambda: None)
     assert sessions.find_own(ada.id, row["id"]).expires_at == end
 
 
@@ -783,7 +783,7 @@ def test_use_does_not_move_what_an_api_clients_token_says(ada, later):
     """SE-09: the expiry stands in the refresh token; only a rotation moves both."""
     held = factories.grant(ada)
     later(days=1)
-    sessions.touch(resume(held), ip_address=None)
+    sessions.touch(resume(held), address=lambda: None)
 
     assert row_of(held).expires_at == held.expires_at
 
@@ -795,7 +795,7 @@ def test_use_does_not_undo_a_rotation_that_came_between(ada, later):
     slow = resume(held)
     newer = rotate(held)
     later(days=6, seconds=1)
-    sessions.touch(slow, ip_address=None)
+    sessions.touch(slow, address=lambda: None)
 
     assert row_of(held).expires_at == newer.expires_at
 
@@ -806,7 +806,7 @@ def test_use_does_not_revive_an_ended_session(ada, later):
     later(minutes=5)
     slow = resume(held)
     sessions.end(ada.id, held.session_id, reason="revoked")
-    sessions.touch(slow, ip_address=None)
+    sessions.touch(slow, address=lambda: None)
 
     assert not is_live(held)
     assert row_of(held).last_used_at == NOON

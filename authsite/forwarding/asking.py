@@ -76,7 +76,7 @@ def _answer(asked: verdicts.Asked) -> Response:
         if verdict.has_bad_credential:
             limits.bad_credential.count()
         return _unauthorized(has_bad_credential=verdict.has_bad_credential)
-    sessions.touch(session, ip_address=authentication.remote_address())
+    sessions.touch(session, address=authentication.remote_address)
     answer = _plain(200)
     # All of them, always: a proxy passes on the client's own copy of what is not there.
     answer.headers["Remote-User"] = str(session.account.id)

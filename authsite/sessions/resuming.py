@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -100,10 +100,10 @@ def resume_bound(session_id: uuid.UUID) -> Resumed:
     return _resumed(database.row(_RESUME_BOUND, key) if owner else None)
 
 
-def touch(session: Resumed, *, ip_address: str | None) -> Resumed:
+def touch(session: Resumed, *, address: Callable[[], str | None]) -> Resumed:
     """Note that the session is in use, at most once a minute, and return it as it is then.
 
-    A browser's idle time starts afresh.
+    A browser's idle time starts afresh. `address` is asked where from, only where it is noted.
     """
     now = clock.now()
     if now - session.last_used_at < TOUCH_INTERVAL:
@@ -115,7 +115,7 @@ def touch(session: Resumed, *, ip_address: str | None) -> Resumed:
         min(now + idle, session.absolute_expires_at) if session.entrance == "page" else None
     )
     key = {"session_id": session.id, "owner_id": session.account.id, "now": now}
-    database.run(_TOUCH, key | {"new_expires_at": expires_at, "ip": ip_address})
+    database.run(_TOUCH, key | {"new_expires_at": expires_at, "ip": address()})
     return session._replace(last_used_at=now, expires_at=expires_at or session.expires_at)
 
 

@@ -146,7 +146,7 @@ def from_bearer() -> None:
         resumed, g.sessions = sessions.resume_api_with_all(*named, issued_at=claims.issued_at)
     else:
         resumed = sessions.resume_api(*named, issued_at=claims.issued_at)
-    if sessions.touch(resumed, ip_address=remote_address()) is not resumed:
+    if sessions.touch(resumed, address=remote_address) is not resumed:
         g.pop("sessions", None)  # it has just moved to the top
     if claims.auth_time is not None:
         proved_at = datetime.fromtimestamp(claims.auth_time, UTC)
@@ -185,7 +185,7 @@ def from_cookie() -> None:
         forget()
         flash(SIGNED_OUT_ELSEWHERE)
         return
-    g.session = sessions.touch(resumed, ip_address=remote_address())
+    g.session = sessions.touch(resumed, address=remote_address)
     g.cookie_expires_at = g.session.expires_at
     # Where its end has moved, the cookie's moves along.
     session.modified |= session.permanent and g.session is not resumed

@@ -193,16 +193,17 @@ class Bounds:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        for name in [each for each, value in environ.items() if _is_too_long(each, value)]:
+        overlong = [
+            name
+            for name, value in environ.items()
+            if (name.startswith("HTTP_") or name == "CONTENT_TYPE")
+            and len(value) > HEADER_LIMITS.get(name, MAX_HEADER)
+        ]
+        for name in overlong:
             most = HEADER_LIMITS.get(name, MAX_HEADER)
             value = environ[name]
             environ[name] = value[-most:] if name in FORWARDED else value[:most]
         return self._wsgi_app(environ, start_response)
-
-
-def _is_too_long(name: str, value: Any) -> bool:
-    is_bounded = name.startswith("HTTP_") or name == "CONTENT_TYPE"
-    return is_bounded and len(value) > HEADER_LIMITS.get(name, MAX_HEADER)
 
 
 def request_id() -> str:
@@ -229,12 +230,13 @@ def _insist_on_https() -> BaseResponse | None:
 
 
 def _add(response: Response) -> Response:
-    if is_api() and request.path not in FOR_SERVICES:
+    path, headers = request.path, response.headers
+    if path.startswith(API_PREFIX) and path not in FOR_SERVICES:
         _allow_origin(response)
-    if request.endpoint == "static" and (path := _static_path()):
-        response.headers["Cache-Control"] = _static_caching(path)
-    elif "Cache-Control" not in response.headers:
-        response.headers["Cache-Control"] = "no-store"
+    if request.endpoint == "static" and (file := _static_path()):
+        headers["Cache-Control"] = _static_caching(file)
+    elif "Cache-Control" not in headers:
+        headers["Cache-Control"] = "no-store"
     return response
 
 
