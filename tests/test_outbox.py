@@ -111,6 +111,43 @@ def test_a_mail_goes_to_the_address_of_the_account_alone(with_mail):
     assert "Bcc" not in with_mail.messages[0]
 
 
+class Noting(services.Mailbox):
+    """Notes by which name whoever brings a mail has introduced himself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    async def handle_DATA(self, server, session, envelope):  # noqa: N802
+        self.names.append(session.host_name)
+        return await super().handle_DATA(server, session, envelope)
+
+
+@on_one_database
+@pytest.mark.parametrize(
+    ("sender", "domain"),
+    [
+        ("accounts@example.com", "example.com"),
+        ("Example <accounts@Mail.Example.com>", "mail.example.com"),
+        ("accounts@bücher.example", "xn--bcher-kva.example"),
+    ],
+)
+def test_a_mail_names_the_senders_domain_and_not_this_machine(make_app, sender, domain):
+    """What a machine is called is nobody's business, and another domain than the sender's looks like spam."""
+    with Noting() as server:
+        mail = {"MAIL_SERVER": services.HOST, "MAIL_PORT": str(server.port)}
+        with make_app(MAIL_DEFAULT_SENDER=sender, **mail).app_context():
+            factories.account()
+            for _ in range(2):
+                ask()
+                assert outbox.deliver() == (1, 0)
+
+    ids = [message["Message-ID"] for message in server.messages]
+    assert len(set(ids)) == 2
+    assert all(each.endswith(f"@{domain}>") for each in ids)
+    assert server.names == [domain] * 2
+
+
 @pytest.fixture
 def runs(with_mail, monkeypatch) -> list[tuple[int, int]]:
     """Let commits wake the drainer, as in production; this is what each of its runs has answered."""

@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from email.utils import make_msgid, parseaddr
 from typing import Any, NamedTuple
 
 from flask import current_app, render_template
@@ -327,14 +328,33 @@ def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
     folder = f"emails/{mail.name}"
     # A subject is one line whatever a device calls itself.
     subject = " ".join(render_template(f"{folder}/subject.txt", **context).split())
-    return Message(
-        subject=_shorten(subject),
-        recipients=[email],
+    return message(
+        email,
+        _shorten(subject),
         body=render_template(f"{folder}/body.txt", **context),
         html=render_template(f"{folder}/body.html", **context),
+    )
+
+
+def message(to: str, subject: str, *, body: str, html: str | None = None) -> Message:
+    """Return a message with the headers of all that we send."""
+    written = Message(
+        subject=subject,
+        recipients=[to],
+        body=body,
+        html=html,
         sender=current_app.config["MAIL_DEFAULT_SENDER"],
         extra_headers={"Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "All"},
     )
+    # By itself it would end in this machine's name, which is nobody's business and looks like spam.
+    written.msgId = make_msgid(domain=sender_domain())
+    return written
+
+
+def sender_domain() -> str:
+    """Return the domain in whose name we send, as mail and DNS spell it."""
+    address = parseaddr(current_app.config["MAIL_DEFAULT_SENDER"])[1]
+    return spelling.canonical_email(address).rpartition("@")[2]
 
 
 def device_label(name: str) -> str:

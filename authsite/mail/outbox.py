@@ -198,12 +198,15 @@ class VerifyingConnection(Connection):
     def configure_host(self) -> smtplib.SMTP:
         host = current_app.config["MAIL_SERVER"]
         port = current_app.config["MAIL_PORT"]
+        # By itself it would look for this machine's name, and the mail would carry it as `Received: from`.
+        name = emails.sender_domain()
         if current_app.config["MAIL_USE_SSL"]:
+            context = certificates.verifying_context("smtp")
             server: smtplib.SMTP = smtplib.SMTP_SSL(
-                host, port, timeout=TIMEOUT_SECONDS, context=certificates.verifying_context("smtp")
+                host, port, name, timeout=TIMEOUT_SECONDS, context=context
             )
         else:
-            server = smtplib.SMTP(host, port, timeout=TIMEOUT_SECONDS)
+            server = smtplib.SMTP(host, port, name, timeout=TIMEOUT_SECONDS)
         try:
             self._introduce(server)
         except BaseException:
