@@ -115,6 +115,23 @@ def test_the_browser_that_was_reported_is_not_one_that_she_has_used(ada):
         accounts.authenticate(ada.email, PASSWORD, browser="the-browser-of-the-thi")
 
 
+def test_nor_is_it_by_what_it_signed_in_before_or_since(ada):
+    """Its mail names the first sign-in; the second was no new device any more."""
+    browser = {"entrance": "page", "device_id": "the-browser-of-the-thi"}
+    reported = factories.grant(ada, **browser)
+    later = factories.grant(ada, **browser)
+    assert not is_live(reported)
+    assert is_live(later)
+    other = factories.grant(ada, entrance="page", device_id="one-more-that-she-has")
+    not_me.end_session(link("session", ada, reported.session_id), **FROM)
+
+    assert not is_live(later)
+    assert is_live(other)
+    with pytest.raises(TooManyAttempts):
+        accounts.authenticate(ada.email, PASSWORD, browser="the-browser-of-the-thi")
+    assert accounts.authenticate(ada.email, PASSWORD, browser=KNOWN).account == ada
+
+
 def test_an_attempt_under_way_does_not_open_what_was_closed(ada, thief):
     """He has typed the right password while she pressed the button."""
     from authsite import throttling

@@ -28,7 +28,7 @@ REASONS = {
     "password_changed": "Signed out: the password was changed",
     "password_reset": "Signed out: the password was reset",
     "reuse_detected": "Signed out for safety: its sign-in was copied",
-    "not_me": "Signed out: “This was not me” was reported",
+    "not_me": "Signed out; “This was not me” was reported",
     "email_undone": "Signed out: a change of your email address was undone",
     "deactivated": "Signed out: the account was deactivated",
     "replaced": "Replaced: the same device signed in again",

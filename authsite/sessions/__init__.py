@@ -18,7 +18,7 @@ from .columns import (
     IDLE_LIFETIME_OF_BROWSER_SESSION,
     Grant,
 )
-from .ending import delete_own_dead, end, end_all, end_everywhere, find_owner
+from .ending import delete_own_dead, disown, end, end_all, end_everywhere, find_owner
 from .listing import ENDED_ARE_SHOWN_FOR, active_for, find_own, recently_ended_for, rename
 from .resuming import (
     TOUCH_INTERVAL,
@@ -57,6 +57,7 @@ __all__ = [
     "delete_dead",
     "delete_own_dead",
     "describe",
+    "disown",
     "distrust_all",
     "distrust_device",
     "end",

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import String, and_, bindparam, delete, or_, select, true, update
+from sqlalchemy import String, and_, bindparam, delete, not_, or_, select, true, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from .. import activity, clock, database, events, webhooks
@@ -36,6 +36,31 @@ def end(
         events.record("session_ended", user_id=user_id, session_id=session_id, reason=reason)
         return str(ended[0].device_name)
     return owned(user_id, session_id, "You can only revoke your own sessions")
+
+
+def disown(user_id: uuid.UUID, session_id: uuid.UUID) -> None:
+    """End a session that was not its owner's, and whatever the same device has signed in since.
+
+    What has ended is marked too: a browser that has once been a stranger's is not known by an older row.
+    A row that has been cleared away changes nothing.
+    """
+    of = {"owner_id": user_id, "session_id": session_id}
+    with database.transaction():
+        named = database.row(_DEVICE_OF, of)
+        if named is None:
+            return
+        is_disowned = UserSession.id == session_id
+        if named.device_id:
+            is_page = UserSession.entrance == "page"
+            is_alike = is_page if named.entrance == "page" else not_(is_page)
+            is_disowned = or_(is_disowned, and_(UserSession.device_id == named.device_id, is_alike))
+            distrust_device(user_id, named.device_id)
+        ended = end_where(user_id, is_disowned, "not_me", None)
+        was_trusted = UserSession.end_reason.not_in(DISTRUSTED_ENDS)
+        marked = update(UserSession).where(UserSession.user_id == user_id, is_disowned, was_trusted)
+        database.run(marked.values(end_reason="not_me"))
+    for each in ended:
+        events.record("session_ended", user_id=user_id, session_id=each.id, reason="not_me")
 
 
 def end_all(
@@ -181,5 +206,6 @@ def find_owner(session_id: uuid.UUID) -> uuid.UUID | None:
     return None if row is None else row.user_id
 
 
+_DEVICE_OF = select(UserSession.device_id, UserSession.entrance).where(IS_OWN)
 _OWN_NAME = select(DEVICE_NAME).where(IS_OWN)
 _OWNER = select(UserSession.user_id).where(UserSession.id == SESSION_ID)

@@ -96,6 +96,7 @@ def test_of_a_device_that_has_signed_out_meanwhile_no_button_says_to_sign_it_out
     reader.post("/not-me")
 
     assert heading(reader.get("/not-me")) == "That device is signed out"
+    assert thief.try_sign_in().status_code == 429
 
 
 def test_who_is_signed_in_to_another_account_keeps_it(app, ada, thief, mailbox, open_browser):
