@@ -57,7 +57,7 @@ def hand_off() -> ResponseReturnValue:
     authentication.from_cookie()
     if "session" not in g:
         target = f"/handoff?{urlencode({name: request.args.get(name, '') for name in _KEPT})}"
-        return _redirect(f"/login?{urlencode({'next': target})}", 302)
+        return _redirect(f"{authentication.entrance()}?{urlencode({'next': target})}", 302)
     code = products.begin(
         g.session,
         session["secret"],

@@ -17,6 +17,7 @@ from . import (
     addresses,
     answers,
     bindings,
+    confirmations,
     email_changes,
     exports,
     not_me,
@@ -33,6 +34,7 @@ blueprint.register_blueprint(bindings.blueprint)
 
 for _child in (
     accounts.blueprint,
+    confirmations.blueprint,
     activity.blueprint,
     addresses.blueprint,
     email_changes.blueprint,

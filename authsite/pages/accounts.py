@@ -28,7 +28,7 @@ ACCEPT_CH = "Sec-CH-UA-Model, Sec-CH-UA-Platform-Version"
 @blueprint.get("/")
 def home() -> Response:
     """Lead to the devices, or to the login page."""
-    return redirect(answers.HOME if "session" in g else answers.LOGIN)
+    return redirect(answers.HOME if "session" in g else authentication.entrance())
 
 
 @blueprint.get("/register")

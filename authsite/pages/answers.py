@@ -23,7 +23,7 @@ from ..web import authentication, headers
 from ..web.forms import Form
 
 HOME = "/account/devices"
-LOGIN = "/login"
+LOGIN = authentication.LOGIN
 REGISTER = "/register"
 MAX_LINK_TOKEN = 512  # the longest of ours have 450; a cookie holds 4096
 WRONG_PASSWORD = "Your password is wrong"  # noqa: S105

@@ -23,7 +23,7 @@ def find_session() -> ResponseReturnValue | None:
         abort(404)
     headers.demand_own_origin()
     named = bindings.named_session()
-    found = authentication.session_of_cookie() or _bound(named)
+    found = authentication.claimed_by_cookie() or _bound(named)
     # Of another session than the cookie's the browser gets no challenge, and forgets it.
     if found is None or named not in {None, found.id}:
         return _refused()

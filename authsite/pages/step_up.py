@@ -6,7 +6,9 @@ with what was typed where something lacks, the field included if freshness ran o
 
 from typing import TypeVar
 
-from .. import step_up
+from flask import g
+
+from .. import sessions, step_up
 from ..errors import InvalidCode, WrongCurrentPassword
 from ..web import authentication
 from ..web.forms import ConfirmingForm
@@ -18,10 +20,15 @@ F = TypeVar("F", bound=ConfirmingForm)
 def prepared(form: F) -> F:
     """Return the form with the field that confirms who fills it in, or without one where that is fresh."""
     caller = authentication.current_session()
-    if step_up.fresh_until(caller):
-        form.wants(None)
-    else:
-        form.wants("current_password" if caller.two_step_since is None else "current_code")
+    if not step_up.fresh_until(caller):
+        return asking(form, caller)
+    form.wants(None)
+    return form
+
+
+def asking(form: F, caller: sessions.Resumed) -> F:
+    """Return the form with the field that confirms who fills it in."""
+    form.wants("current_password" if caller.two_step_since is None else "current_code")
     return form
 
 
@@ -34,7 +41,7 @@ def confirmed(form: ConfirmingForm) -> bool:
         return True
     try:
         grant = step_up.confirm(
-            authentication.current_session(),
+            g.unproven if "unproven" in g else authentication.current_session(),
             password=form.proof("current_password"),
             code=form.proof("current_code"),
         )

@@ -9,7 +9,16 @@ end      one session, or all of a user's; an ended row stays with its reason unt
 This is the one face of the package; inside, each statement stands beside its verb.
 """
 
-from .binding import PROOF_LIFETIME, bind, challenge_to_bind, challenge_to_prove, prove
+from .binding import (
+    PROOF_LIFETIME,
+    bind,
+    challenge_to_bind,
+    challenge_to_prove,
+    is_proven,
+    note_unproven,
+    prove,
+    unbind,
+)
 from .cleanup import count_before, delete_dead, statistics
 from .columns import (
     ABSOLUTE_LIFETIME,
@@ -66,7 +75,9 @@ __all__ = [
     "find_own",
     "find_owner",
     "is_known_browser",
+    "is_proven",
     "is_trusted",
+    "note_unproven",
     "prove",
     "recently_ended_for",
     "rename",
@@ -82,4 +93,5 @@ __all__ = [
     "touch",
     "trust",
     "trusted_count",
+    "unbind",
 ]

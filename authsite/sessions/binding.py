@@ -66,6 +66,30 @@ def prove(session: Resumed, proof: str) -> str:
     return tokens.stamp(_PROVEN, session.id.hex)
 
 
+def is_proven(session: Resumed, cookie: str) -> bool:
+    """Return whether this cookie is of the last ten minutes, or the session was bound just now, or never."""
+    if session.bound_at is None or _is_within(SETTLING, session.bound_at):
+        return True
+    proved_at = tokens.stamped_at(_PROVEN, session.id.hex, cookie)
+    return proved_at is not None and _is_within(PROOF_LIFETIME + LEEWAY, proved_at)
+
+
+def unbind(session: Resumed) -> None:
+    """Forget the key of a session whose user has just proved who they are: it may be bound anew."""
+    database.run(_UNBIND, {"session_id": session.id, "owner_id": session.account.id})
+    events.record("session_unbound", user_id=session.account.id, session_id=session.id)
+
+
+def note_unproven(session: Resumed) -> None:
+    """Note that a bound session's cookie came from where its key was not proved of late."""
+    events.record(
+        "key_not_proven",
+        outcome="refused",
+        user_id=session.account.id,
+        session_id=session.id,
+    )
+
+
 def _read(
     session: Resumed, text: str, key: bytes | None, purpose: str
 ) -> tuple[proofs.Proof, datetime]:
@@ -102,6 +126,9 @@ _BIND = (
     .values(bound_key=bindparam("key", type_=LargeBinary()), bound_at=NOW, key_proved_at=_SIGNED_AT)
 )
 _KEY = select(UserSession.bound_key).where(IS_OWN, IS_LIVE, UserSession.bound_key.is_not(None))
+_UNBIND = (
+    update(UserSession).where(IS_OWN).values(bound_key=None, bound_at=None, key_proved_at=None)
+)
 _PROVE = (
     update(UserSession)
     .where(

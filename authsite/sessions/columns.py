@@ -63,6 +63,7 @@ SESSION_COLUMNS = (
     UserSession.authenticated_at,
     User.two_step_since,
     UserSession.unused_rotation_at,
+    UserSession.bound_at,
 )
 SESSION_WIDTH = len(SESSION_COLUMNS)
 IS_OWN = and_(UserSession.id == SESSION_ID, UserSession.user_id == OWNER_ID)

@@ -47,6 +47,7 @@ class Resumed(NamedTuple):
     authenticated_at: datetime | None
     two_step_since: datetime | None
     unused_rotation_at: datetime | None
+    bound_at: datetime | None
     account: Account
 
 

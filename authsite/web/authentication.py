@@ -53,6 +53,8 @@ MAX_BASIC = 512
 DEVICE_ID_HEADER = "X-Device-Id"
 DEVICE_COOKIE_LIFETIME = timedelta(days=400)  # browsers keep none for longer
 MAX_TRUSTS = 4  # so many people may have one browser trusted at a time
+LOGIN = "/login"
+CONFIRM = "/login/confirm"
 SIGNED_OUT_ELSEWHERE = "This device was signed out. Sign in again to continue."
 View = TypeVar("View", bound=Callable[..., Any])
 _DEVICE_ID = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -176,14 +178,22 @@ def _basic_credentials() -> tuple[str, str]:
 
 
 def from_cookie() -> None:
-    """Read the session that the cookie names, if any. One that has ended is forgotten, with a word."""
-    if "secret" not in session:
+    """Read the session that the cookie names, if any. One that has ended is forgotten, with a word.
+
+    One that is bound to a computer, and came from where that was not proved, counts for nothing.
+    """
+    if "secret" not in session or "unproven" in g:
         return
     try:
         resumed = sessions.resume_page(*_named_by_cookie(), session["secret"])
     except SessionRevoked:
         forget()
         flash(SIGNED_OUT_ELSEWHERE)
+        return
+    g.cookie_expires_at = resumed.expires_at
+    if not bindings.is_proven(resumed):
+        g.unproven = resumed
+        sessions.note_unproven(resumed)
         return
     g.session = sessions.touch(resumed, address=remote_address)
     g.cookie_expires_at = g.session.expires_at
@@ -204,7 +214,13 @@ def _named_by_cookie() -> tuple[uuid.UUID, uuid.UUID]:
 
 
 def session_of_cookie() -> sessions.Resumed | None:
-    """Return the live session of the account's own cookie, where this path does not read it by itself."""
+    """Return what `from_cookie` would find, where this path does not read the cookie by itself."""
+    found = claimed_by_cookie()
+    return found if found and bindings.is_proven(found) else None
+
+
+def claimed_by_cookie() -> sessions.Resumed | None:
+    """Return the live session that the cookie names, also where it is bound to a computer and not proven."""
     cookie = SecureCookieSessionInterface.open_session(
         cast(SecureCookieSessionInterface, current_app.session_interface),
         current_app._get_current_object(),  # type: ignore[attr-defined]
@@ -221,7 +237,7 @@ def session_of_cookie() -> sessions.Resumed | None:
 
 
 def login_required(view: View) -> View:
-    """Send who is not signed in to the login page, and from there back to this one."""
+    """Send who is not signed in to where one does, and from there back to this page."""
 
     @functools.wraps(view)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -230,9 +246,14 @@ def login_required(view: View) -> View:
         is_page = request.method in {"GET", "HEAD"} or find_form() is not None
         target = request.full_path.removesuffix("?")
         query = f"?{urlencode({'next': target}, safe='/')}" if is_page else ""
-        return redirect(f"/login{query}")
+        return redirect(f"{entrance()}{query}")
 
     return cast(View, guarded)
+
+
+def entrance() -> str:
+    """Return where who is not signed in goes; with a sign-in that has to be confirmed, to confirm it."""
+    return CONFIRM if "unproven" in g else LOGIN
 
 
 def find_form() -> tuple[str, Mapping[str, Any]] | None:
@@ -305,9 +326,16 @@ def remember(grant: sessions.Grant, *, is_remembered: bool) -> None:
 
 
 def confirmed(grant: sessions.Grant) -> None:
-    """Go on with the session in the cookie as a confirmation renewed it; the rest of the cookie stays."""
+    """Go on with the session in the cookie as a confirmation renewed it; the rest of the cookie stays.
+
+    One that could not be proven to be on its computer may be bound to this one.
+    """
     session["secret"] = grant.cookie_secret
-    g.session = current_session()._replace(authenticated_at=grant.authenticated_at)
+    unproven = g.pop("unproven", None)
+    if unproven is not None:
+        sessions.unbind(unproven)
+        bindings.offer(grant)
+    g.session = (unproven or current_session())._replace(authenticated_at=grant.authenticated_at)
 
 
 def forget() -> None:

@@ -54,6 +54,13 @@ def named_session() -> uuid.UUID | None:
         return NOBODYS
 
 
+def is_proven(session: sessions.Resumed) -> bool:
+    """Return whether this request may use a session: of one that is bound, only where its key was proved."""
+    if session.bound_at is None or not are_on():
+        return True
+    return sessions.is_proven(session, request.cookies.get(_cookie_name(), ""))
+
+
 def instructions(session: sessions.Resumed) -> dict[str, Any]:
     """Return what a browser needs to know to go on with a bound session (§9.6 of the draft)."""
     flags = "; Secure" if current_app.config["SESSION_COOKIE_SECURE"] else ""

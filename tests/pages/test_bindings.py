@@ -10,8 +10,19 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from tests.factories import PASSWORD, BrowserKey
-from tests.pages.conftest import EMAIL, OTHER_EMAIL, Browser, session_row
+from authsite import accounts
+from authsite.extensions import limiter
+from tests import services
+from tests.factories import PASSWORD, BrowserKey, turn_on
+from tests.pages.conftest import (
+    EMAIL,
+    OTHER_EMAIL,
+    Browser,
+    heading,
+    session_row,
+    summary,
+    words,
+)
 
 BIND = "/session/bind"
 REFRESH = "/session/refresh-binding"
@@ -383,3 +394,272 @@ class TestSwitchedOff:
         proof = browser.key.proof("a challenge", is_first=True)
         assert browser.tell(path, proof).status_code == 404
         assert browser.cookie(COOKIE) is None
+
+
+# What a copied cookie is worth
+
+CONFIRM = "/login/confirm"
+PAGES = (
+    "/account",
+    "/account/devices",
+    "/account/activity",
+    "/account/security",
+    "/account/password",
+    "/account/export",
+)
+
+
+@pytest.fixture
+def thief(bound: BindingBrowser, later) -> BindingBrowser:
+    """Another computer with all cookies of a bound browser, eleven minutes and a second later."""
+    copy = copied(bound)
+    later(timedelta(minutes=11, seconds=1))
+    return copy
+
+
+def facts(caplog, event: str) -> list[dict]:
+    found = [getattr(record, "facts", {}) for record in caplog.records]
+    return [each for each in found if each.get("event") == event]
+
+
+def test_the_owner_goes_on_for_as_long_as_the_browser_proves_its_key(bound, later):
+    for _ in range(20):
+        later(timedelta(minutes=10))
+        assert bound.refresh().status_code == 200
+        assert bound.is_signed_in()
+
+
+def test_copied_cookies_open_nothing_after_ten_minutes(app, bound, thief, caplog):
+    for path in PAGES:
+        answer = thief.get(path)
+        assert answer.location == f"{CONFIRM}?next={path}", path
+        assert EMAIL not in answer.text
+    assert len(facts(caplog, "key_not_proven")) == len(PAGES)
+    assert thief.get("/").location == CONFIRM
+    assert thief.get("/no-such-page").status_code == 404
+    for path in (CONFIRM, "/login", "/no-such-page"):
+        assert EMAIL not in thief.get(path).text
+    assert bound.refresh().status_code == 200
+    assert bound.is_signed_in()
+
+
+def test_a_copy_that_is_used_at_once_ends_with_its_ten_minutes(bound, later):
+    """What this is not: whoever copies the cookies has what is left of the ten minutes, and a minute."""
+    thief = copied(bound)
+    for minutes, is_in in ((0, True), (10, True), (2, False)):
+        later(timedelta(minutes=minutes))
+        assert (thief.get("/account").status_code == 200) is is_in
+
+
+def test_no_use_of_a_copy_ends_or_changes_the_owners_session(app, bound, thief):
+    bound.refresh()
+    token, session_id = thief.csrf_token(CONFIRM), bound.session_id()
+    row = session_row(app, session_id)
+    for path, fields in {
+        "/account": {"first_name": "Eve"},
+        "/account/password": {"current_password": PASSWORD, "new_password": "an evil password"},
+        f"/account/devices/{session_id}/revoke": {},
+        f"/account/devices/{session_id}/rename": {"name": "Eve's"},
+        "/account/devices/revoke-others": {},
+        "/logout": {},
+    }.items():
+        assert thief.send(path, {"csrf_token": token} | fields).status_code in {302, 303}
+    assert session_row(app, session_id) == row
+    assert bound.is_signed_in()
+
+
+def test_a_thief_who_signs_in_elsewhere_with_the_copied_cookies_leaves_the_session_alone(
+    app, thief
+):
+    BindingBrowser(app).sign_up(OTHER_EMAIL)
+    session_id = thief.session_id()
+    thief.sign_in(OTHER_EMAIL)
+    assert thief.session_id() != session_id
+    assert session_row(app, session_id).ended_at is None
+
+
+def test_a_copy_does_not_keep_a_session_in_use(app, bound, thief):
+    used_at = session_row(app, bound.session_id()).last_used_at
+    thief.get("/account")
+    assert session_row(app, bound.session_id()).last_used_at == used_at
+
+
+@pytest.mark.parametrize(("seconds", "is_in"), [(29, True), (31, False)])
+def test_right_after_the_binding_a_page_may_come_before_the_first_cookie(
+    app, browser, later, seconds, is_in
+):
+    """Pages are asked for while the browser binds (w3c/webappsec-dbsc#248)."""
+    later(timedelta(0))
+    challenge = browser.sign_up()
+    browser.bind(challenge)
+    browser.client.delete_cookie(COOKIE)
+    later(timedelta(seconds=seconds))
+    assert (browser.get("/account").status_code == 200) is is_in
+
+
+@pytest.mark.parametrize("value", ["", "x", "1" * 16 + "." + "A" * 43, "{other}", "x" * 4000])
+def test_no_other_value_in_the_cookie_will_do(app, bound, thief, value):
+    other = BindingBrowser(app)
+    other.bind(other.sign_up(OTHER_EMAIL))
+    thief.client.set_cookie(COOKIE, value.format(other=other.cookie(COOKIE).value))
+    assert thief.get("/account").status_code == 302
+    assert bound.refresh().status_code == 200
+
+
+def test_what_stands_in_the_cookie_is_no_challenge_and_a_challenge_is_no_cookie(bound, thief):
+    thief.client.set_cookie(COOKIE, thief.challenge())
+    assert thief.get("/account").status_code == 302
+    assert bound.tell(REFRESH, bound.key.proof(bound.cookie(COOKIE).value)).status_code == 403
+
+
+def test_a_browser_that_does_not_know_of_it_is_as_it_was(app, later, open_browser):
+    ada = open_browser()
+    ada.register()
+    later(timedelta(hours=11))
+    assert ada.is_signed_in()
+    assert ada.cookie(COOKIE) is None
+
+
+def test_after_a_change_of_the_secret_browsers_go_on(make_app, bound):
+    app = make_app(
+        is_of_its_own=True,
+        DEVICE_BOUND_SESSIONS="1",
+        SECRET_KEY=services.SECRET_KEY[::-1],
+        SECRET_KEY_FALLBACKS=services.SECRET_KEY,
+    )
+    moved = copied(bound)
+    moved.app, moved.client, moved.key = app, app.test_client(), bound.key
+    for name in ("authsite", COOKIE):
+        moved.client.set_cookie(name, bound.cookie(name).value)
+    assert moved.is_signed_in()
+    assert moved.refresh().status_code == 200
+
+
+def test_where_it_is_switched_off_again_nobody_is_asked(make_app, bound, later):
+    app = make_app()
+    before = copied(bound)
+    before.app, before.client = app, app.test_client()
+    before.client.set_cookie("authsite", bound.cookie().value)
+    later(timedelta(hours=1))
+    assert before.is_signed_in()
+
+
+@pytest.mark.parametrize("is_bound", [True, False])
+def test_a_page_is_one_read_bound_or_not(browser, sent_statements, is_bound):
+    challenge = browser.sign_up()
+    if is_bound:
+        browser.bind(challenge)
+    with sent_statements() as sent:
+        assert browser.get("/account").status_code == 200
+    assert [each.split()[0] for each in sent] == ["SELECT"]
+
+
+def test_no_product_is_opened_by_a_copy(make_app, later):
+    """Neither by a code for its host, nor under our own origin, where the account's cookie counts."""
+    app = make_app(
+        DEVICE_BOUND_SESSIONS="1",
+        FORWARD_AUTH_ORIGINS="https://wiki.example.com,http://localhost",
+        TRUSTED_PROXY_HOPS="1",
+        PUBLIC_BASE_URL="http://localhost",
+    )
+    owner = BindingBrowser(app)
+    owner.bind(owner.sign_up())
+    copy = copied(owner)
+    later(timedelta(minutes=11, seconds=1))
+    handoff = f"/handoff?origin=https://wiki.example.com&challenge={'a' * 64}"
+    asked = {"X-Forwarded-Proto": "http", "X-Forwarded-Host": "localhost"}
+    assert copy.get(handoff).location.startswith(f"{CONFIRM}?next=")
+    assert copy.get("/forward-auth", headers=asked).status_code == 401
+    owner.refresh()
+    assert owner.get(handoff).location.startswith("https://wiki.example.com/.authsite/callback?")
+    assert owner.get("/forward-auth", headers=asked).status_code == 200
+
+
+# Confirm it is you
+
+
+def test_the_owner_is_asked_again_and_goes_on_in_the_same_session_with_a_new_key(
+    app, bound, thief, later
+):
+    session_id, key = bound.session_id(), session_row(app, bound.session_id()).bound_key
+    bound.client.delete_cookie(COOKIE)  # and so is a browser that lost its key
+    asked = bound.get("/account")
+    page = bound.get(asked.location)
+    assert heading(page) == "Confirm it is you"
+    assert "Sign out of this browser" in words(page)
+    answer = bound.post(asked.location, current_password=PASSWORD)
+    assert (answer.status_code, answer.location) == (303, "/account")
+    assert bound.is_signed_in()
+    assert bound.session_id() == session_id
+    assert session_row(app, session_id).bound_key is None
+    bound.key = BrowserKey()
+    assert bound.bind(offered(answer)).status_code == 200
+    assert session_row(app, session_id).bound_key not in {None, key}
+    later(timedelta(minutes=9))
+    assert bound.refresh().status_code == 200
+    # The copy of before is of nothing now: not even asked.
+    assert thief.get("/account").location == "/login?next=/account"
+
+
+def test_a_wrong_password_confirms_nothing_and_is_counted(app, bound, thief):
+    for _ in range(10):
+        wrong = thief.post(CONFIRM, current_password="not the password")
+        assert wrong.status_code == 422
+        assert summary(wrong) == [("current_password", "Your current password is wrong")]
+        assert EMAIL not in wrong.text
+        limiter.reset()  # what stops it is the account's own count
+    assert thief.post(CONFIRM, current_password=PASSWORD).status_code == 429
+    assert thief.get("/account").status_code == 302
+    assert session_row(app, bound.session_id()).ended_at is None
+
+
+def test_it_is_asked_also_where_the_sign_in_is_fresh(bound, later):
+    """A sign-in of a minute ago needs no confirmation for anything else; whose computer it is, it does."""
+    thief = copied(bound)
+    thief.client.delete_cookie(COOKIE)
+    later(timedelta(minutes=1))
+    assert thief.post(CONFIRM).status_code == 422
+    assert thief.get("/account").status_code == 302
+
+
+def test_where_two_step_is_on_the_second_step_is_asked_for(app, bound, thief):
+    with app.app_context():
+        phone, _ = turn_on(accounts.authenticate(EMAIL, PASSWORD).account)
+    wrong = thief.post(CONFIRM, current_password=PASSWORD)
+    assert summary(wrong) == [("current_code", "Enter a code to confirm it is you")]
+    assert thief.get("/account").status_code == 302
+    assert thief.post(CONFIRM, current_code=phone.code()).status_code == 303
+    assert thief.is_signed_in()
+
+
+@pytest.mark.parametrize("remember", [{}, {"remember": "y"}])
+def test_a_confirmed_browser_is_kept_signed_in_as_it_was(app, later, remember):
+    BindingBrowser(app).sign_up()
+    ada = BindingBrowser(app)
+    ada.bind(offered(ada.try_sign_in(**remember)))
+    until = ada.cookie().expires
+    ada.client.delete_cookie(COOKIE)
+    later(timedelta(minutes=1))
+    ada.get(CONFIRM)
+    assert ada.cookie().expires == until
+    ada.post(CONFIRM, current_password=PASSWORD)
+    assert ada.cookie().expires == until
+    assert ada.is_signed_in()
+
+
+def test_the_page_is_for_nobody_else(bound, open_browser):
+    for answer in (bound.get(f"{CONFIRM}?next=/account"), bound.post(CONFIRM, page="/account")):
+        assert answer.location in {"/account", "/account/devices"}
+    assert open_browser().get(CONFIRM).location == "/login"
+
+
+def test_signing_out_there_forgets_the_copy_only(app, bound, thief):
+    answer = thief.post("/logout", page=CONFIRM)
+    assert (answer.status_code, answer.location) == (303, "/login")
+    assert "id" not in thief.cookie_content()
+    assert session_row(app, bound.session_id()).ended_at is None
+
+
+def test_the_question_leads_to_no_other_site(bound, thief):
+    answer = thief.post(f"{CONFIRM}?next=https://evil.example/", current_password=PASSWORD)
+    assert answer.location == "/account/devices"
