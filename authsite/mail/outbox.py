@@ -3,14 +3,10 @@
 Any number of drainers may run: the thread of this process, `flask send-mail`, a worker.
 """
 
-import contextlib
-import smtplib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from flask import current_app
-from flask_mail import Connection, Message
 from sqlalchemy import (
     Uuid,
     and_,
@@ -28,7 +24,6 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 
 from .. import clock, database, events, outboxes
-from ..crypto import certificates
 from ..database import UtcDateTime
 from ..database.models import (
     EmailChange,
@@ -38,9 +33,8 @@ from ..database.models import (
     User,
     UserEmail,
 )
-from . import emails, quotas
+from . import emails, quotas, sending
 
-TIMEOUT_SECONDS = 10
 BACK_OFF = tuple(timedelta(minutes=each) for each in (1, 5, 30, 60, 120, 240, 480))
 MAX_ATTEMPTS = len(BACK_OFF) + 1
 
@@ -94,7 +88,7 @@ def _deliver_one(row: database.Row) -> bool:
         return _drop(row, "too_many")
     try:
         mail = emails.Mail(row.user_id, name, row.facts)
-        _send(emails.compose(mail, email=to.email, first_name=_greeted(to)))
+        sending.send(emails.compose(mail, email=to.email, first_name=_greeted(to)))
     except Exception as error:
         # Not only the network's: a mail that cannot even be written must not stand before all others.
         _postpone(row, error)
@@ -170,62 +164,19 @@ def _is_overtaken(row: database.Row, to: database.Row) -> bool:
     )
 
 
-def _send(message: Message) -> None:
-    if not current_app.config["MAIL_SERVER"]:
-        current_app.logger.info("Mail (no MAIL_SERVER is set):\n%s", message.as_string())
-        # The encoded parts are not for reading: print the words too.
-        print(f"\n--- {message.subject}\n{message.body}\n---", flush=True)  # noqa: T201
-        return
-    with VerifyingConnection(current_app.extensions["mail"]) as connection:
-        connection.send(message)
-
-
 def _postpone(row: database.Row, error: Exception) -> None:
+    """Have a mail tried again later, unless that is of no use or was done often enough."""
     facts = {"mail": row.name, "user_id": row.user_id, "attempts": row.attempts}
-    facts["error"] = type(error).__name__  # never its text: servers quote the address in it
-    if row.attempts >= MAX_ATTEMPTS:
+    facts["error"] = type(error).__name__
+    if answer := sending.answer_in(error):
+        facts["status"] = answer.status  # never its words: servers quote the address in them
+    if row.attempts >= MAX_ATTEMPTS or sending.is_final(error):
         database.run(_DELETE, _key(row))
         events.record("mail", outcome="given_up", **facts)
         return
     due_at = clock.now() + BACK_OFF[row.attempts - 1]
     database.run(_POSTPONE, _key(row) | {"new_due_at": due_at})
     events.record("mail", outcome="postponed", **facts)
-
-
-class VerifyingConnection(Connection):
-    """Flask-Mail's connection, with a timeout and with the server's certificate verified."""
-
-    def configure_host(self) -> smtplib.SMTP:
-        host = current_app.config["MAIL_SERVER"]
-        port = current_app.config["MAIL_PORT"]
-        # By itself it would look for this machine's name, and the mail would carry it as `Received: from`.
-        name = emails.sender_domain()
-        if current_app.config["MAIL_USE_SSL"]:
-            context = certificates.verifying_context("smtp")
-            server: smtplib.SMTP = smtplib.SMTP_SSL(
-                host, port, name, timeout=TIMEOUT_SECONDS, context=context
-            )
-        else:
-            server = smtplib.SMTP(host, port, name, timeout=TIMEOUT_SECONDS)
-        try:
-            self._introduce(server)
-        except BaseException:
-            server.close()
-            raise
-        return server
-
-    def _introduce(self, server: smtplib.SMTP) -> None:
-        if current_app.config["MAIL_USE_TLS"] and not current_app.config["MAIL_USE_SSL"]:
-            server.starttls(context=certificates.verifying_context("smtp"))
-        if user := current_app.config["MAIL_USERNAME"]:
-            server.login(user, current_app.config["MAIL_PASSWORD"] or "")
-
-    def __exit__(self, *exception: object) -> None:
-        if self.host is None:
-            return
-        # Once the server has taken the mail, what becomes of the goodbye must not have it sent again.
-        with contextlib.suppress(OSError, smtplib.SMTPException), contextlib.closing(self.host):
-            self.host.quit()
 
 
 # A mail to somebody who has no account yet has no owner.

@@ -1,0 +1,107 @@
+"""Speaking SMTP: one message over a verified connection, and what a server's refusal means."""
+
+import contextlib
+import re
+import smtplib
+from typing import NamedTuple
+
+from flask import current_app
+from flask_mail import Connection, Message
+
+from ..crypto import certificates
+from . import emails
+
+TIMEOUT_SECONDS = 10
+MAX_ANSWER = 300
+
+
+class Answer(NamedTuple):
+    """A server's refusal: its three digits, and its words, which may quote the address."""
+
+    status: int
+    text: str
+
+
+def send(message: Message) -> None:
+    """Give a message to the mail server, or print it where none is set.
+
+    Raise an SMTPException if the server refuses it, an OSError if there is none to speak with.
+    """
+    if not current_app.config["MAIL_SERVER"]:
+        current_app.logger.info("Mail (no MAIL_SERVER is set):\n%s", message.as_string())
+        # The encoded parts are not for reading: print the words too.
+        print(f"\n--- {message.subject}\n{message.body}\n---", flush=True)  # noqa: T201
+        return
+    with VerifyingConnection(current_app.extensions["mail"]) as connection:
+        connection.send(message)
+
+
+def answer_in(error: Exception) -> Answer | None:
+    """Return what the server has answered; None where it is not the server that has failed us."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        [(status, said)] = error.recipients.values()
+    elif isinstance(error, smtplib.SMTPResponseException):
+        status, said = error.smtp_code, error.smtp_error  # type: ignore[assignment]
+    else:
+        return None
+    words = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+    shown = "".join(each if each.isprintable() else " " for each in words)
+    return Answer(status, " ".join(shown.split())[:MAX_ANSWER])
+
+
+def is_final(error: Exception) -> bool:
+    """Return whether the server will never take a mail for this recipient (5xx, RFC 5321 section 4.2.1).
+
+    A 5xx that is about us is not: we are to sign in (53x), we spoke out of turn (50x), or may not send to
+    anybody (5.7.x, RFC 3463, "relay access denied"). That the operator can mend while the mail waits.
+    Of the message as a whole the server may refuse anything; only 5.1.x and 5.2.x are the recipient's then.
+    """
+    answer = answer_in(error)
+    if answer is None or answer.status // 100 != 5:
+        return False
+    found = _ENHANCED.match(answer.text)
+    subject = found and found[1]
+    if isinstance(error, smtplib.SMTPDataError):
+        return subject in ("1", "2")
+    is_about_us = answer.status // 10 in (50, 53) or subject == "7"
+    return isinstance(error, smtplib.SMTPRecipientsRefused) and not is_about_us
+
+
+class VerifyingConnection(Connection):
+    """Flask-Mail's connection, with a timeout and with the server's certificate verified."""
+
+    def configure_host(self) -> smtplib.SMTP:
+        host = current_app.config["MAIL_SERVER"]
+        port = current_app.config["MAIL_PORT"]
+        # By itself it would look for this machine's name, and the mail would carry it as `Received: from`.
+        name = emails.sender_domain()
+        if current_app.config["MAIL_USE_SSL"]:
+            context = certificates.verifying_context("smtp")
+            server: smtplib.SMTP = smtplib.SMTP_SSL(
+                host, port, name, timeout=TIMEOUT_SECONDS, context=context
+            )
+        else:
+            server = smtplib.SMTP(host, port, name, timeout=TIMEOUT_SECONDS)
+        try:
+            self._introduce(server)
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    def _introduce(self, server: smtplib.SMTP) -> None:
+        if current_app.config["MAIL_USE_TLS"] and not current_app.config["MAIL_USE_SSL"]:
+            server.starttls(context=certificates.verifying_context("smtp"))
+        if user := current_app.config["MAIL_USERNAME"]:
+            server.login(user, current_app.config["MAIL_PASSWORD"] or "")
+
+    def __exit__(self, *exception: object) -> None:
+        if self.host is None:
+            return
+        # Once the server has taken the mail, what becomes of the goodbye must not have it sent again.
+        with contextlib.suppress(OSError, smtplib.SMTPException), contextlib.closing(self.host):
+            self.host.quit()
+
+
+# The server's own number for what is wrong (RFC 2034), of which the second is the subject.
+_ENHANCED = re.compile(r"5\.([0-9])\.[0-9]")
