@@ -1,7 +1,7 @@
 """Accounts: register, authenticate, update, deactivate."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -258,6 +258,11 @@ def give_up_email(user_id: uuid.UUID, email: str, *, kept_until: datetime | None
             where=UserEmail.user_id == user_id,
         )
     )
+
+
+def delete_given_up() -> Iterator[int]:
+    """Delete addresses that are kept for nobody any longer, in short transactions; yield how many in each."""
+    yield from database.delete_in_batches(UserEmail.email, UserEmail.kept_until < clock.now())
 
 
 def adopt(since: datetime) -> int:

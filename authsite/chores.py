@@ -19,6 +19,7 @@ from . import (
     activity,
     clock,
     database,
+    email_changes,
     events,
     passwords,
     registrations,
@@ -106,6 +107,8 @@ BESIDE_SESSIONS = [
     Chore("password_resets", passwords.delete_dead_resets),
     Chore("sign_in_failures", throttling.delete_stale),
     Chore("registrations", lambda _before: registrations.delete_expired()),
+    Chore("email_changes", email_changes.delete_dead),
+    Chore("given_up_emails", lambda _before: accounts.delete_given_up()),
     Chore("spent_tokens", lambda _before: pending.delete_spent()),
     Chore("adopted", _adopt),
 ]

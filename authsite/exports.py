@@ -18,6 +18,7 @@ from .database.models import (
     Account,
     AccountEvent,
     AuthenticatorApp,
+    EmailChange,
     PasswordReset,
     TrustedBrowser,
     User,
@@ -69,7 +70,7 @@ def _document(user_id: uuid.UUID, now: datetime) -> Iterator[bytes]:
     for name, few in FEW.items():
         head[name] = [dict(row._mapping) for row in database.rows(few, {"owner_id": user_id})]
     yield _json(head)[:-1]
-    counts: dict[str, int] = {}
+    counts = {"email_changes": len(head["email_changes"])}
     for name, statement in LISTS.items():
         counts[name] = 0
         yield b',"%s":[' % name.encode()
@@ -115,6 +116,7 @@ def _about() -> dict[str, Any]:
             "account": "until it is deleted",
             "sessions": f"{sessions.ENDED_ARE_SHOWN_FOR.days} days after they end",
             "activity": f"{days} days",
+            "email_changes": "30 days after they are over or can be undone no longer",
         },
         "sources": ["what you typed", "what your devices sent along when they asked for something"],
     }
@@ -139,6 +141,10 @@ SESSION = (
 )
 APP = ("created_at", "last_used_at")
 RESET = ("created_at", "expires_at", "ended_at")
+CHANGE = (
+    *("old_email", "new_email", "old_was_verified", "device_name", "ip_address"),
+    *("created_at", "expires_at", "confirmed_at", "undo_until", "ended_at"),
+)
 TRUSTED = ("device_name", "ip_address", "created_at", "last_used_at", "expires_at")
 
 _OWNER = bindparam("owner_id", type_=Uuid())
@@ -187,4 +193,5 @@ FEW = {
     "authenticator_apps": _few(AuthenticatorApp, APP),
     "trusted_browsers": _few(TrustedBrowser, TRUSTED),
     "password_resets": _few(PasswordReset, RESET),
+    "email_changes": _few(EmailChange, CHANGE),
 }

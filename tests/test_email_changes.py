@@ -7,6 +7,7 @@ from sqlalchemy import delete, func, select
 
 from authsite import (
     accounts,
+    chores,
     clock,
     database,
     email_changes,
@@ -759,6 +760,116 @@ def test_the_clean_up_deletes_what_is_over(ada, session, time_machine):
 
     assert sum(email_changes.delete_dead(clock.now())) == 1
     assert how_many() == 0
+
+
+def test_the_clean_up_frees_what_is_kept_for_nobody(ada, session, time_machine):
+    """The row goes; until then anybody may take the address anyway."""
+    change_to(session, E2)
+    assert sum(accounts.delete_given_up()) == 0
+    time_machine.move_to(clock.now() + WEEK + timedelta(seconds=1))
+
+    assert sum(accounts.delete_given_up()) == 1
+    assert held_by(ada) == {E2: None}
+
+
+def test_the_worker_cleans_both_up(time_machine):
+    """A change goes 30 days after it is over."""
+    ada = factories.account(E1, is_verified=True)
+    session = resumed(ada)
+    change_to(session, E2)
+    ask(session, E3)
+    chores_at(time_machine, timedelta(days=8))
+    assert (how_many(), held_by(ada)) == (2, {E2: None})
+    chores_at(time_machine, timedelta(days=30))
+
+    assert how_many() == 0
+
+
+def chores_at(time_machine, later: timedelta) -> None:
+    time_machine.move_to(clock.now() + later)
+    rota = chores.Rota()
+    time_machine.move_to(clock.now() + timedelta(minutes=11))
+    while rota.turn():
+        pass
+
+
+# The operator
+
+
+@pytest.fixture
+def flask(app):
+    runner = app.test_cli_runner()
+    return lambda *arguments: runner.invoke(args=["change-email", *arguments])
+
+
+def test_the_operator_changes_an_address(flask, ada, session):
+    told = flask("ADA1@example.com", " Ada2@Example.com")
+
+    assert told.exit_code == 0, told.output
+    assert told.stdout.splitlines()[-1] == f"Changed ADA1@example.com to {E2}."
+    account = accounts.find_by_email(E2)
+    assert account.email_verified_at is not None
+    assert held_by(ada) == {E2: None}  # no link undoes it, so nothing is kept for one
+    assert is_live(session)
+    assert names() == ["email_changed"] * 2
+    by = select(AccountEvent.session_id, AccountEvent.device_name, AccountEvent.ip_address)
+    assert database.rows(by.where(AccountEvent.kind == "email_changed")) == [(None, None, None)]
+
+
+def test_both_addresses_are_told_of_an_operators_change(with_mail, mailbox):
+    ada = factories.account(E1, is_verified=True)
+    email_changes.change_by_operator(E1, E2)
+    subject = "Your Harbour email address was changed"
+    assert sorted(arrived(mailbox)) == [(E1, subject), (E2, subject)]
+    assert not any("token=" in everything(each) for each in mailbox.messages)
+    words = {to: " ".join(mailbox.text(n).split()) for n, (to,) in enumerate(mailbox.recipients)}
+
+    assert f"by an operator of Harbour, from {E1} to a•••@example.com." in words[E1]
+    assert f"by an operator of Harbour. It is {E2} now." in words[E2]
+    assert address(ada) == E2
+
+
+def test_an_operators_change_ends_the_one_that_waits_and_leaves_earlier_undos(ada, session):
+    first = change_to(session, E2)
+    throttling_forget(session, E3)
+    ask(session, E3)
+    email_changes.change_by_operator(E2, E4)
+
+    assert waiting(ada) is None
+    assert set(held_by(ada)) == {E1, E4}
+    assert undo(first, E1).email == E1
+
+
+def test_the_operator_gives_an_owner_the_address_back_that_is_kept_for_him(ada, session):
+    change_to(session, E2)
+
+    assert email_changes.change_by_operator(E2, E1).email == E1
+
+
+def test_a_closed_account_may_be_given_another_address(ada):
+    accounts.deactivate(E1)
+
+    assert email_changes.change_by_operator(E1, E2).email == E2
+    assert not accounts.find_by_email(E2).is_active
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((E1, E1), "This is already the account's email address"),
+        ((E1, "grace@example.com"), "User with this email already exists"),
+        (("nobody@example.com", E2), "No account has this email address"),
+        ((E1, "nonsense"), "Enter an email address in the correct format"),
+        ((E1, f"{E2}\r\nBcc: x@example.com"), "Enter an email address in the correct format"),
+    ],
+)
+def test_what_the_operator_cannot_change_is_said_and_changes_nothing(flask, ada, arguments, reason):
+    factories.account("grace@example.com")
+    told = flask(*arguments)
+
+    assert (told.exit_code, reason in told.stderr) == (1, True)
+    assert "Traceback" not in told.output
+    assert (address(ada), names(), how_many()) == (E1, [], 0)
 
 
 def how_many() -> int:

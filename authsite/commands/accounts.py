@@ -6,9 +6,9 @@ import uuid
 import click
 from flask import current_app
 
-from .. import accounts, addresses, events, exports, passwords, sessions, throttling
+from .. import accounts, addresses, email_changes, events, exports, passwords, sessions, throttling
 from ..web import times
-from ..web.forms import RegisterForm
+from ..web.forms import EmailForm, RegisterForm
 from .shell import blueprint, reporting
 
 
@@ -44,6 +44,18 @@ def create_user(email: str, first_name: str | None, superuser: bool, verified: b
 def verify_email(email: str) -> None:
     """Confirm the address of an account whose owner is known to read its mail."""
     click.echo(f"Confirmed {addresses.verify_by_operator(email).email}.")
+
+
+@blueprint.cli.command("change-email")
+@click.argument("email")
+@click.argument("new_email")
+@reporting
+def change_email(email: str, new_email: str) -> None:
+    """Change the address of an account whose owner is known, and tell both addresses."""
+    with current_app.test_request_context():
+        form = EmailForm.from_members({"email": new_email})
+    changed = email_changes.change_by_operator(email, form.email.data or "")
+    click.echo(f"Changed {email} to {changed.email}.")
 
 
 @blueprint.cli.command("deactivate-user")

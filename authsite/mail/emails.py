@@ -281,6 +281,11 @@ def email_changed(
     return Mail(user_id, "email_changed", facts | until)
 
 
+def email_is_now(user_id: uuid.UUID, *, changed_at: datetime) -> Mail:
+    """Return the notice to the new address of a change that an operator made."""
+    return Mail(user_id, "email_changed", {"changed_at": changed_at.isoformat()})
+
+
 def to_old_address(mail: Mail, *, change_id: str, undo_until: datetime) -> Mail:
     """Return the mail as it goes to the address that a change gave up, with the link that undoes it."""
     return mail._replace(

@@ -33,7 +33,7 @@ SENTENCES = {
     "email_change_requested": "Change of email address to {} asked for",
     "email_change_cancelled": "Change of email address cancelled",
     "email_changed": "Email address changed to {}",
-    "email_change_undone": "Change of email address undone",
+    "email_change_undone": "Email address changed back to {}",
     "not_me_reported": "“This was not me” reported",
     "data_exported": "Data downloaded",
     "deletion_requested": "Deletion of the account asked for",
@@ -51,7 +51,7 @@ SENTENCES = {
 MAILED = frozenset(
     {
         *("password_changed", "password_reset", "password_set", "password_reset_requested"),
-        *("refresh_reused", "data_exported"),
+        *("refresh_reused", "data_exported", "email_change_undone"),
         *("two_step_on", "two_step_off", "second_step_changed", "recovery_code_used"),
     }
 )

@@ -248,6 +248,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "authenticator_apps": {"type": "array", "items": {"type": "object"}},
             "trusted_browsers": {"type": "array", "items": {"type": "object"}},
             "password_resets": {"type": "array", "items": {"type": "object"}},
+            "email_changes": {"type": "array", "items": {"type": "object"}},
             "sessions": {"type": "array", "items": {"type": "object"}},
             "activity": {"type": "array", "items": {"type": "object"}},
             "counts": {

@@ -11,6 +11,7 @@ from authsite import accounts, clock, database, exports
 from authsite.database.models import (
     AccountEvent,
     AuthenticatorApp,
+    EmailChange,
     OutgoingMail,
     PasswordReset,
     TrustedBrowser,
@@ -41,6 +42,7 @@ WITHHELD = {
     TrustedBrowser: {"user_id", "digest", "device_id"},
     AuthenticatorApp: {"user_id", "secret", "last_step"},
     PasswordReset: {"user_id", "id"},
+    EmailChange: {"user_id", "id"},
 }
 TOLD = {
     User: exports.ACCOUNT,
@@ -49,6 +51,7 @@ TOLD = {
     TrustedBrowser: exports.TRUSTED,
     AuthenticatorApp: exports.APP,
     PasswordReset: exports.RESET,
+    EmailChange: exports.CHANGE,
 }
 
 
@@ -82,6 +85,7 @@ def test_it_is_one_file_of_all_that_is_held(client, held, time_machine):
     assert list(found) == [
         *("format", "exported_at", "about", "account"),
         *("authenticator_apps", "trusted_browsers", "password_resets"),
+        "email_changes",
         *("sessions", "activity", "counts"),
     ]
     assert (found["format"], found["exported_at"]) == (
@@ -95,6 +99,7 @@ def test_it_is_one_file_of_all_that_is_held(client, held, time_machine):
     assert found["counts"] == {
         "sessions": len(found["sessions"]),
         "activity": len(found["activity"]),
+        "email_changes": 0,
     }
     assert found["counts"]["sessions"] == 2
 
@@ -105,6 +110,18 @@ def test_every_column_is_told_or_withheld_by_name():
         columns = {each.name for each in table.__table__.c}
         assert set(names) | (WITHHELD[table] & columns) == columns, table
         assert not set(names) & WITHHELD[table]
+
+
+def test_changes_of_address_are_in_it_without_what_their_links_name(app, client, held):
+    body = {"email": "new@example.com"}
+    assert client.post(f"{V1}/users/me/email", json=body, headers=bearer(held)).status_code == 202
+    found = json.loads(text := export(client, held).text)
+
+    (change,) = found["email_changes"]
+    assert (change["old_email"], change["new_email"]) == (EMAIL, "new@example.com")
+    assert (change["confirmed_at"], found["counts"]["email_changes"]) == (None, 1)
+    with app.app_context():
+        assert database.row(select(EmailChange.id)).id not in text
 
 
 def test_nothing_in_it_opens_anything(app, client, held):
