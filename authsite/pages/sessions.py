@@ -1,6 +1,8 @@
 """Sessions, which people know as their devices: list, rename, sign out."""
 
 import uuid
+from collections import defaultdict
+from collections.abc import Sequence
 from datetime import timedelta
 
 from flask import Blueprint
@@ -51,10 +53,12 @@ def list_devices() -> ResponseReturnValue:
     """Show where the account is signed in, this browser first, and where it was."""
     caller = authentication.current_session()
     active = sorted(sessions.active_for(caller.account.id), key=lambda each: each.id != caller.id)
+    ended = sessions.recently_ended_for(caller.account.id)
     return answers.page(
         "sessions/devices.html",
         devices=active,
-        ended=sessions.recently_ended_for(caller.account.id),
+        ended=ended,
+        told_by=_told_by(active) | _told_by(ended),
         reason=_reason,
         current=caller.id,
         active_since=clock.now() - ACTIVE_NOW,
@@ -113,7 +117,7 @@ def show_revoke_others() -> ResponseReturnValue:
     others = _others()
     if not others:
         return answers.done(ONLY_ONE)
-    return answers.page("sessions/revoke_others.html", devices=others)
+    return answers.page("sessions/revoke_others.html", devices=others, told_by=_told_by(others))
 
 
 @blueprint.post("/account/devices/revoke-others")
@@ -148,6 +152,31 @@ def _find(device_id: str) -> database.Row | None:
 def _others() -> list[database.Row]:
     caller = authentication.current_session()
     return [each for each in sessions.active_for(caller.account.id) if each.id != caller.id]
+
+
+def _told_by(rows: Sequence[database.Row]) -> dict[uuid.UUID, str | None]:
+    """Return what each row is told by from those that would read alike: a column, or its place among them."""
+    alike = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.id):
+        place = row.location_city, row.location_country
+        alike[row.device_name, _described(row), place if any(place) else row.ip_address].append(row)
+    return {
+        row.id: told_by
+        for group in alike.values()
+        for row, told_by in zip(group, _told_apart(group), strict=True)
+    }
+
+
+def _told_apart(group: list[database.Row]) -> Sequence[str | None]:
+    """Return what each of these rows, oldest first, is told by; a time is shown in minutes."""
+    most = len(group)
+    if most == 1:
+        return [None]
+    if len({row.created_at.replace(second=0, microsecond=0) for row in group}) == most:
+        return ["created_at"] * most
+    if len({row.ip_address for row in group}) == most:
+        return ["ip_address"] * most
+    return [f"Sign-in {number} of {most}" for number in range(1, most + 1)]
 
 
 def _reason(ended: database.Row) -> str:

@@ -1,7 +1,7 @@
 """The devices page, signing devices out, and what a browser's session is from its cookie's side."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import select, update
@@ -128,6 +128,50 @@ def test_a_name_that_somebody_chose_never_hides_what_the_device_is(app, ada, ope
     page = ada.get("/account/devices")
     assert flash(page).startswith("Signed out Chrome on Windows (This device) (Safari on iPhone).")
     assert described in words(page).partition("Signed out recently")[2]
+
+
+def seen_rows(answer) -> list[str]:
+    """Return what the eye finds of each device, before anything is unfolded or heard."""
+    rows = re.findall(r'<li class="row.*?</li>', answer.text, re.DOTALL)
+    unseen = r'<details>.*?</details>|<span class="visually-hidden">.*?</span>|<[^>]*>'
+    return [" ".join(re.sub(unseen, " ", row, flags=re.DOTALL).split()) for row in rows]
+
+
+LONDON = {"location_city": "London", "location_country": "United Kingdom"}
+EARLY = datetime(2026, 3, 1, 9, 15, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("facts", "tells"),
+    [
+        ([{}, {"location_city": "Paris", "location_country": "France"}], []),
+        (
+            [{}, {"created_at": EARLY + timedelta(days=2)}],
+            ["Signed in 1 March 2026, 09:15 UTC", "Signed in 3 March 2026, 09:15 UTC"],
+        ),
+        (
+            [{}, {"created_at": EARLY + timedelta(seconds=9), "ip_address": "198.51.100.9"}],
+            ["Address: 203.0.113.7", "Address: 198.51.100.9"],
+        ),
+        ([{}, {}, {}], ["Sign-in 1 of 3", "Sign-in 2 of 3", "Sign-in 3 of 3"]),
+    ],
+)
+def test_two_devices_of_one_name_are_told_apart_at_a_glance(app, ada, facts, tells):
+    """By place, then by when they signed in, then by what else differs; the button says it too."""
+    common = {"created_at": EARLY, "ip_address": "203.0.113.7", "last_used_at": EARLY} | LONDON
+    for own in facts:
+        add_sessions(app, device_name="curl", **common | own)
+    devices, confirm = ada.get("/account/devices"), ada.get("/account/devices/revoke-others")
+    for page in (devices, confirm):
+        rows = [row for row in seen_rows(page) if row.startswith("curl")]
+        assert len(set(rows)) == len(facts)
+        assert sorted(tell for tell in tells for row in rows if tell in row) == sorted(tells)
+    buttons = re.findall(r"<button[^>]*>Sign out<span[^>]*>(.*?)</span>", devices.text)
+    assert len(set(buttons)) == len(facts)
+    assert "Signed in" not in seen_rows(devices)[0], "no other is called like this one"
+    ada.post("/account/devices/revoke-others")
+    rows = [row for row in seen_rows(ada.get("/account/devices")) if row.startswith("curl")]
+    assert len(set(rows)) == len(facts)
 
 
 def test_what_signed_a_device_out_is_told_by_what_it_is(app, ada, open_browser):
