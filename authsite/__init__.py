@@ -2,18 +2,16 @@
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import orjson
 from flask import Flask
 from flask.json.provider import JSONProvider
-from flask_migrate import upgrade
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from . import api, clock, commands, config, database, events, forwarding, pages, spelling
 from .database import models
-from .extensions import csrf, mail, migrate
+from .extensions import csrf, init_migrations, mail
 from .web import authentication, headers, health, limits, openapi, problems, times
 
 __version__ = openapi.VERSION
@@ -58,7 +56,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     csrf.init_app(app)
     authentication.init_app(app)
     mail.init_app(app)
-    migrate.init_app(app, database.db, directory=str(Path(app.root_path).parent / "migrations"))
+    init_migrations(app, database.db, directory=str(database.MIGRATIONS))
     times.init_app(app)
     app.add_template_filter(spelling.masked_email, "masked_email")
     app.add_template_filter(spelling.readable_email, "readable_email")
@@ -78,6 +76,8 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
 
 def _migrate(app: Flask) -> None:
     """Bring the development database up to date, so that the first command is enough."""
+    from flask_migrate import upgrade  # only here: init_migrations tells why
+
     with app.app_context():
         upgrade()
 

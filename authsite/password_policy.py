@@ -9,7 +9,6 @@ import unicodedata
 from functools import lru_cache
 
 from flask import current_app
-from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from .errors import WeakPassword
 
@@ -47,6 +46,9 @@ _NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
 @lru_cache(maxsize=1)
 def common_passwords() -> frozenset[str]:
     """Return the 30,000 most common passwords, case-folded."""
+    # 13 MB that a process need not hold before somebody chooses a password.
+    from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
     return frozenset(each.casefold() for each in FREQUENCY_LISTS["passwords"])
 
 

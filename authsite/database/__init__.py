@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 import psycopg
@@ -36,12 +37,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.engine.interfaces import Dialect
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeDecorator
+
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
 # What a statement answers: immutable, with its columns as attributes.
 Row = sqlalchemy.Row[*tuple[Any, ...]]
@@ -145,7 +148,15 @@ class Prepared:
         return self._send(parameters).rowcount
 
     def _send(self, parameters: Mapping[str, Any] | None) -> psycopg.Cursor[Any]:
-        """Return a cursor that holds the whole answer."""
+        """Return a cursor that holds the whole answer; what fails, fails as any statement does."""
+        try:
+            return self._send_directly(parameters)
+        except psycopg.Error as error:
+            raise DBAPIError.instance(
+                self._sql.decode(), None, error, psycopg.Error, hide_parameters=True
+            ) from error
+
+    def _send_directly(self, parameters: Mapping[str, Any] | None) -> psycopg.Cursor[Any]:
         connection = _connection.get()
         if connection is not None:
             return self._execute(connection.connection, parameters)

@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
-import psycopg
 from flask import Flask, Response, current_app, g, render_template, request
 from markupsafe import escape
 from sqlalchemy.exc import (
@@ -101,7 +100,7 @@ CHALLENGES = dict.fromkeys(
 }
 
 # A fault of the database, not of the request: gone, too slow, locked, full.
-UNAVAILABLE = (OperationalError, InterfaceError, TimeoutError, psycopg.OperationalError)
+UNAVAILABLE = (OperationalError, InterfaceError, TimeoutError)
 RETRY_AFTER_FAULT = "5"
 
 
@@ -181,7 +180,7 @@ def _page(status: int, retry_after: int | None, detail: str | None) -> Response:
         return _plainest_page()
     if status != HTTPStatus.SERVICE_UNAVAILABLE and "session" not in g:
         # Who is signed in keeps the navigation, also where no view was found to look him up.
-        with contextlib.suppress(SQLAlchemyError, psycopg.Error):
+        with contextlib.suppress(SQLAlchemyError):
             authentication.from_cookie()
     text = render_template(
         "errors/error.html", status=status, retry_after=retry_after, detail=detail
