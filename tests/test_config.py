@@ -76,7 +76,8 @@ def problems(environ: dict) -> list[str]:
         ("MAIL_PASSWORD", "MAIL_PASSWORD", None),
         ("MAIL_USE_TLS", "MAIL_USE_TLS", False),
         ("MAIL_USE_SSL", "MAIL_USE_SSL", False),
-        ("MAIL_DEFAULT_SENDER", "MAIL_DEFAULT_SENDER", "no-reply@127.0.0.1"),
+        ("MAIL_DEFAULT_SENDER", "MAIL_DEFAULT_SENDER", '"authsite" <no-reply@127.0.0.1>'),
+        ("RESET_PASSWORD_URL", "RESET_PASSWORD_URL", None),
         ("SITE_NAME", "SITE_NAME", "authsite"),
         ("CORS_ORIGINS", "CORS_ORIGINS", []),
         ("SERVICE_CLIENTS", "SERVICE_CLIENTS", []),
@@ -185,6 +186,13 @@ def test_what_is_not_set_has_its_default(variable, setting, default, unset):
             "HTTPS://A.example/Hooks?k=V,https://bücher.example",
             "WEBHOOK_URLS",
             ["https://a.example/Hooks?k=V", "https://xn--bcher-kva.example"],
+        ),
+        *(
+            ("RESET_PASSWORD_URL", text, "RESET_PASSWORD_URL", meant)
+            for text, meant in (
+                ("HTTPS://App.example/Reset", "https://app.example/Reset"),
+                ("https://bücher.example:8443", "https://xn--bcher-kva.example:8443"),
+            )
         ),
         ("PASSWORD_MIN_LENGTH", "15", "PASSWORD_MIN_LENGTH", 15),
         ("REFRESH_GRACE_SECONDS", "0", "REFRESH_GRACE_SECONDS", 0),
@@ -330,6 +338,14 @@ def test_a_password_may_hold_anything_that_can_be_sent(password):
             ("WEBHOOK_URLS", text)
             for text in ("https://a.example:99999/", "https://u@a.example/", "https://a_b.example/")
         ),
+        *(
+            ("RESET_PASSWORD_URL", text)
+            for text in (
+                *("/reset", "app.example/reset", "javascript:alert(1)", "https://u@app.example/r"),
+                *("https://app.example/r?a=b", "https://app.example/r?", "https://app.example/r#x"),
+                *("https://app.example/a b", f"https://app.example/{'x' * 2048}"),
+            )
+        ),
         *(("TRUSTED_PROXY_HOPS", text) for text in ("-1", "one", "1.0", "11", "٢", "0x1")),
         *(("MAIL_PORT", text) for text in ("0", "65536", "smtp")),
         *(("MAIL_USE_TLS", text) for text in ("2", "maybe")),
@@ -444,13 +460,14 @@ def test_postgresql_hears_every_option_of_its_url(postgresql_url):
         ("Bücher & Söhne <hi@bücher.example>", "Bücher & Söhne", "hi@xn--bcher-kva.example"),
         (r'"The \"Best\"" <hi@example.com>', 'The "Best"', "hi@example.com"),
         ("hi@example.com", "", "hi@example.com"),
+        ("", 'The "Best", Ltd. & Söhne', "no-reply@127.0.0.1"),
     ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_sender_arrives_as_it_was_meant(make_app, mailbox, sender, shown, address):
     """With its address, whatever its name."""
     server = {"MAIL_SERVER": services.HOST, "MAIL_PORT": str(mailbox.port)}
-    app = make_app(MAIL_DEFAULT_SENDER=sender, **server)
+    app = make_app(MAIL_DEFAULT_SENDER=sender, SITE_NAME='The "Best", Ltd. & Söhne', **server)
     with app.app_context():
         account = factories.account()
         passwords.request_reset(account.email, device_name="curl", ip_address=None)
@@ -495,7 +512,7 @@ def test_a_complete_production_starts():
 
     assert app.config["IS_PRODUCTION"]
     assert app.config["TRUSTED_HOSTS"] == ["accounts.example.com"]
-    assert app.config["MAIL_DEFAULT_SENDER"] == "no-reply@accounts.example.com"
+    assert app.config["MAIL_DEFAULT_SENDER"] == '"authsite" <no-reply@accounts.example.com>'
     assert app.config["SESSION_COOKIE_NAME"] == "__Host-authsite"
     assert app.config["SESSION_COOKIE_SECURE"] is True
     assert app.config["MIGRATE_AT_START"] is False
@@ -520,6 +537,7 @@ def test_a_complete_production_starts():
         ({"PUBLIC_BASE_URL": "https://203.0.113.7"}, "MAIL_DEFAULT_SENDER"),
         ({"DYNO": "web.1", "TRUSTED_PROXY_HOPS": "0"}, "TRUSTED_PROXY_HOPS"),
         ({"MAIL_SERVER": ""}, "MAIL_SERVER"),
+        ({"RESET_PASSWORD_URL": "http://app.example/reset"}, "RESET_PASSWORD_URL"),
         ({"WEB_CONCURRENCY": "2"}, "REDIS_URL"),
         ({"RATELIMIT_ENABLED": "0"}, "RATELIMIT_ENABLED"),
         *(({"FLASK_DEBUG": text}, "FLASK_DEBUG") for text in ("1", "true", "on", "yes")),

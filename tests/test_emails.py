@@ -401,7 +401,7 @@ def test_machines_are_told_not_to_answer(name):
 
     assert message.extra_headers["Auto-Submitted"] == "auto-generated"
     assert message.recipients == ["ada@example.com"]
-    assert message.sender == "no-reply@accounts.example.com"
+    assert message.sender == '"Acme Notes" <no-reply@accounts.example.com>'
     assert not message.cc
     assert not message.bcc
 

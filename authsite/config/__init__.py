@@ -149,6 +149,11 @@ def _production_checks(settings: Mapping[str, Any], environ: Mapping[str, str]) 
             not all(each.startswith("https://") for each in settings["FORWARD_AUTH_ORIGINS"]),
             "must list https:// origins",
         ),
+        (
+            "RESET_PASSWORD_URL",
+            not (settings["RESET_PASSWORD_URL"] or "https://").startswith("https://"),
+            "must start with https://: who reads the link may set the password",
+        ),
         ("MAIL_SERVER", not settings["MAIL_SERVER"], "is not set"),
         (
             "MAIL_DEFAULT_SENDER",
@@ -211,7 +216,8 @@ def _derived(settings: Mapping[str, Any]) -> dict[str, Any]:
         # Where only the hand-off answers: a second login page there would be a phishing aid.
         "PRODUCT_HOSTS": frozenset(map(_host_of, settings["FORWARD_AUTH_ORIGINS"]))
         - {_host_of(settings["PUBLIC_BASE_URL"])},
-        "MAIL_DEFAULT_SENDER": settings["MAIL_DEFAULT_SENDER"] or f"no-reply@{host}",
+        "MAIL_DEFAULT_SENDER": settings["MAIL_DEFAULT_SENDER"]
+        or hosts.named_sender(settings["SITE_NAME"], f"no-reply@{host}"),
         # CONTRACT: 64 KiB for any body; forms are held to it as well as JSON.
         "MAX_CONTENT_LENGTH": 64 * 1024,
         "MAX_FORM_MEMORY_SIZE": 64 * 1024,
@@ -266,6 +272,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
     "MAIL_USE_SSL": ("MAIL_USE_SSL", values.flag, False),
     "MAIL_DEFAULT_SENDER": ("MAIL_DEFAULT_SENDER", hosts.sender, None),
     "SITE_NAME": ("SITE_NAME", values.site_name, "authsite"),
+    "RESET_PASSWORD_URL": ("RESET_PASSWORD_URL", hosts.bare_page_url, None),
     "CORS_ORIGINS": ("CORS_ORIGINS", hosts.origins, []),
     "WEBHOOK_URLS": ("WEBHOOK_URLS", hosts.webhook_urls, []),
     "WEBHOOK_SECRETS": ("WEBHOOK_SECRETS", values.webhook_secrets, []),

@@ -13,7 +13,7 @@ import idna
 
 from .values import items
 
-MAX_WEBHOOK_URL = 2048
+MAX_URL = 2048
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 _LABEL = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _URL = re.compile(
@@ -101,7 +101,7 @@ def sender(text: str) -> str:
         if len(local) > 64 or not _LOCAL_PART.fullmatch(local):
             raise ValueError
         address = f"{local}@{host(domain)}"
-        return f'"{quote(name)}" <{address}>' if name else address
+        return named_sender(name, address) if name else address
 
     return _or_say(
         'must be one address, or a name and an address, like "Example, Inc." <accounts@example.com>',
@@ -110,18 +110,42 @@ def sender(text: str) -> str:
     )
 
 
-def webhook_urls(text: str) -> list[str]:
-    def convert(url: str) -> str:
-        scheme, name, port, rest = _parts(url)
-        if len(url) > MAX_WEBHOOK_URL or not re.fullmatch("[!-~]*", rest):
-            raise ValueError
-        return f"{scheme}://{name}{':' if port else ''}{port}{rest}"
+def named_sender(name: str, address: str) -> str:
+    """Return what stands after `From:` for a name of any characters."""
+    return f'"{quote(name)}" <{address}>'
 
+
+def page_url(text: str) -> str:
+    """Return the address of a page of somebody else's."""
+    return _or_say(
+        "must be the address of a page, like https://app.example.com/home, without a user, a password"
+        " or a #",
+        _address,
+        text,
+    )
+
+
+def bare_page_url(text: str) -> str:
+    """Return the address of a page to which a query is added."""
+    if "?" in text:
+        raise ValueError("must be the address of a page, without ? or #: ?token= is added to it")
+    return page_url(text)
+
+
+def webhook_urls(text: str) -> list[str]:
     say = (
         "must list addresses like https://app.example.com/hooks, separated by commas,"
         " without a user, a password or a #"
     )
-    return list(dict.fromkeys(_or_say(say, convert, each) for each in items(text)))
+    return list(dict.fromkeys(_or_say(say, _address, each) for each in items(text)))
+
+
+def _address(url: str) -> str:
+    """Return a whole address, its host in the one spelling."""
+    scheme, name, port, rest = _parts(url)
+    if len(url) > MAX_URL or not re.fullmatch("[!-~]*", rest):
+        raise ValueError
+    return f"{scheme}://{name}{':' if port else ''}{port}{rest}"
 
 
 def _origin(text: str) -> str:

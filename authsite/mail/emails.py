@@ -315,9 +315,8 @@ def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
         context["device_name"] = device_label(context["device_name"])
     if reset_id := context.pop("reset_id", None):
         assert mail.user_id is not None
-        context["link"] = (
-            f"{base_url}/reset-password?token={tokens.reset_link(mail.user_id, reset_id)}"
-        )
+        page = current_app.config["RESET_PASSWORD_URL"] or f"{base_url}/reset-password"
+        context["link"] = f"{page}?token={tokens.reset_link(mail.user_id, reset_id)}"
     if change_id := context.pop("change_id", None):
         assert mail.user_id is not None
         context |= _links_of_change(mail, f"{mail.user_id.hex}.{change_id}", base_url)

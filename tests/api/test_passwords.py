@@ -9,6 +9,8 @@ from sqlalchemy import delete, select, update
 from authsite import accounts, clock, database
 from authsite.crypto import hashing
 from authsite.database.models import OutgoingMail, PasswordReset, User
+from authsite.mail import outbox
+from tests import services
 from tests.api.conftest import (
     EMAIL,
     OTHER_EMAIL,
@@ -382,3 +384,20 @@ def test_neither_database_nor_outbox_holds_a_working_link(app, client, link):
         [reset_id] = [row[0] for row in database.rows(select(PasswordReset.id))]
     assert link not in stored
     problem(confirm(client, reset_id), 400, "reset_token_invalid", BAD_LINK)
+
+
+def test_the_mailed_link_leads_to_the_page_that_an_app_has_for_it(make_app, mailbox):
+    """PRODUCTS §5: what stands behind `?token=` there is good at this API, once."""
+    server = {"MAIL_SERVER": services.HOST, "MAIL_PORT": str(mailbox.port)}
+    app = make_app(RESET_PASSWORD_URL="https://app.example/reset", **server)
+    client = app.test_client()
+    register(client)
+    request_reset(client)
+    with app.app_context():
+        assert outbox.deliver() == (1, 0)
+    token = mailbox.token("https://app.example/reset")
+
+    assert "/reset-password" not in mailbox.text()
+    assert confirm(client, token).get_json()["message"] == RESET
+    assert try_login(client, password=NEW_PASSWORD).status_code == 200
+    problem(confirm(client, token), 400, "reset_token_invalid", BAD_LINK)
