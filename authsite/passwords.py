@@ -195,6 +195,12 @@ def confirm(
     return changed_at
 
 
+def changed_at(user_id: uuid.UUID) -> datetime | None:
+    """Return when the user's password was set last."""
+    row = database.row(_CHANGED_AT, {"user_id": user_id})
+    return row.password_changed_at if row else None
+
+
 def delete_dead_resets(before: datetime) -> Iterator[int]:
     """Delete requests that expired before, in short transactions; yield how many in each."""
     yield from database.delete_in_batches(PasswordReset.id, PasswordReset.expires_at < before)
@@ -264,4 +270,5 @@ _VERIFY = (
 )
 _USE_RESET = update(PasswordReset).where(*_IS_LIVE).values(ended_at=bindparam("now"))
 _OWNER = select(PasswordReset.user_id).where(PasswordReset.id == bindparam("reset_id"))
+_CHANGED_AT = select(User.password_changed_at).where(User.id == bindparam("user_id"))
 _HASH = select(User.password_hash, User.password_changed_at).where(User.id == bindparam("user_id"))

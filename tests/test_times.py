@@ -43,6 +43,12 @@ def test_an_end_within_a_day_is_told_by_its_time_and_a_later_one_by_its_day(ahea
         assert times.until(NOW + ahead) == text
 
 
+@pytest.mark.parametrize(("year", "text"), [(2026, "1 November"), (2025, "1 November 2025")])
+def test_a_day_has_its_year_unless_it_is_this_one(year, text):
+    with time_machine.travel(NOW, tick=False):
+        assert times.utc_day(datetime(year, 11, 1, tzinfo=UTC)) == text
+
+
 def test_every_moment_is_told_in_utc():
     moment = datetime(2026, 11, 2, 1, 15, tzinfo=timezone(timedelta(hours=5, minutes=30)))
     assert times.utc_datetime(moment) == "1 November 2026, 19:45 UTC"

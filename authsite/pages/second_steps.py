@@ -7,7 +7,7 @@ from flask import Blueprint, Response, flash, g, redirect, request, session
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
-from .. import clock, second_steps, sessions
+from .. import clock, passwords, second_steps, sessions
 from ..errors import (
     AlreadyReplaced,
     InvalidCode,
@@ -73,6 +73,7 @@ def show_security() -> ResponseReturnValue:
     return answers.page(
         "second_steps/security.html",
         since=caller.two_step_since,
+        password_changed_at=passwords.changed_at(caller.account.id),
         overview=second_steps.overview.of(caller.account.id),
     )
 

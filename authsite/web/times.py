@@ -15,7 +15,7 @@ UNITS = (
 
 
 def init_app(app: Flask) -> None:
-    for to_text in (ago, iso, utc_date, utc_datetime, utc_time, until):
+    for to_text in (ago, iso, utc_date, utc_day, utc_datetime, utc_time, until):
         app.add_template_filter(to_text)
 
 
@@ -55,6 +55,12 @@ def utc_date(moment: datetime) -> str:
     """Return "2 December"."""
     moment = moment.astimezone(UTC)
     return f"{moment.day} {moment:%B}"
+
+
+def utc_day(moment: datetime) -> str:
+    """Return "3 May", with the year unless it is this one."""
+    moment = moment.astimezone(UTC)
+    return utc_date(moment) + ("" if moment.year == clock.now().year else f" {moment.year}")
 
 
 def utc_time(moment: datetime) -> str:

@@ -54,6 +54,18 @@ def test_a_password_can_be_shown_and_is_hidden_again_before_it_is_sent(open_page
     assert page.evaluate("sessionStorage.sentAs") == "password"
 
 
+@pytest.mark.parametrize("path", ["/account/activity", "/account/security", "/account/devices"])
+def test_every_time_is_told_again_in_the_time_of_its_reader(open_page, email, path):
+    """In Kiritimati it is a day later than in Honolulu; the day of a list is UTC's, and says so."""
+    told = []
+    for zone in ("Pacific/Kiritimati", "Pacific/Honolulu"):
+        page = open_page(timezone_id=zone)
+        sign_in(page, email)
+        page.goto(path)
+        told.append(page.locator("[data-local]").all_text_contents())
+    assert told[0] != told[1]
+
+
 def test_a_button_that_would_do_nothing_without_the_script_is_not_shown(open_page):
     page = open_page(has_script=False)
     page.goto("/login")

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from authsite import accounts, clock, database, sessions
 from authsite.crypto import tokens
 from authsite.database.models import TrustedBrowser, User
-from tests.factories import PASSWORD, Phone, turn_on
+from tests.factories import NEW_PASSWORD, PASSWORD, Phone, turn_on
 from tests.pages.conftest import (
     EMAIL,
     OTHER_EMAIL,
@@ -387,6 +387,19 @@ def test_without_a_second_step_a_stale_session_sets_nothing_up(ada, later):
     assert refused.status_code == 422
     assert "Off. Your password alone signs in." in words(ada.get("/account/security"))
     assert ada.post(APP, code=phone.code(), current_password=PASSWORD).status_code == 200
+
+
+def test_the_security_page_says_since_when_there_is_which_password(browser, time_machine):
+    """FACTORS 6: of one that was never changed not that it was."""
+    time_machine.move_to("2030-05-03T12:00:00Z", tick=False)
+    browser.register()
+    assert "Password set 3 May" in words(browser.get("/account/security"))
+    time_machine.move_to("2031-01-01T12:00:00Z", tick=False)
+    browser.sign_in()
+    assert "Password set 3 May 2030" in words(browser.get("/account/security"))
+    browser.post("/account/password", current_password=PASSWORD, new_password=NEW_PASSWORD)
+
+    assert "Password changed 1 January" in words(browser.get("/account/security"))
 
 
 def test_removing_the_app_turns_it_off(ada):
