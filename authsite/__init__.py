@@ -47,7 +47,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     app.url_map.merge_slashes = False
     app.json = OrjsonProvider(app)
     app.config.update(settings)
-    events.configure()
+    events.configure(settings["LOG_FORMAT"])
     headers.init_app(app)
     _trust_proxies(app, settings["TRUSTED_PROXY_HOPS"])
     app.wsgi_app = headers.Bounds(app.wsgi_app)  # type: ignore[method-assign]

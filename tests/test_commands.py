@@ -78,13 +78,51 @@ def count(model) -> int:
     return database.row(select(func.count()).select_from(model))[0]
 
 
-def last_line(text: str) -> str:
-    """Return what the command itself said: the log goes to the same output."""
-    return [line for line in text.splitlines() if not line.startswith('{"time"')][-1]
+# Output
+
+ANSWERS = [
+    ["cleanup-sessions", "--json"],
+    ["cleanup-activity", "--json"],
+    ["session-stats", "--json"],
+    ["reencrypt-secrets", "--json"],
+    ["list-sessions", "ada@example.com", "--json"],
+    ["export-user", "ada@example.com"],
+]
 
 
-def object_in(text: str) -> dict:
-    return json.loads(last_line(text))
+def test_every_command_that_speaks_json_is_in_the_table(app):
+    speaking = {
+        name
+        for name, command in app.cli.commands.items()
+        if any("--json" in each.opts for each in command.params)
+    }
+    assert speaking <= {arguments[0] for arguments in ANSWERS}
+
+
+@pytest.mark.parametrize("arguments", ANSWERS, ids=lambda each: each[0])
+def test_standard_output_holds_the_answer_and_nothing_else(cli, ada, arguments):
+    """CONTRACT §5: `flask ... --json | jq` works; what happened stands on standard error."""
+    factories.session_rows(ada, 3)
+    factories.session_rows(ada, 3, age=OLD)
+    result = cli(*arguments)
+
+    assert result.exit_code == 0
+    json.loads(result.stdout)  # one document
+
+
+@on_one_database
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_command_can_be_piped_into_jq(ada, environ, log_format):
+    """As a process of its own."""
+    factories.session_rows(ada, 7, age=OLD)
+    ended = flask(
+        "cleanup-sessions", "--json", environ=environ | {"LOG_FORMAT": log_format}, text=True
+    )
+
+    assert json.loads(ended.stdout)["deleted"] == 7
+    [event] = ended.stderr.splitlines()
+    assert event.startswith('{"time"') == (log_format == "json")
+    assert "cleanup" in event
 
 
 # cleanup-sessions
@@ -96,7 +134,7 @@ def test_cleanup_deletes_the_dead_and_says_how_many(cli, ada):
     factories.session_rows(ada, 2)
     result = cli("cleanup-sessions")
 
-    assert (result.exit_code, last_line(result.output)) == (0, "Deleted 7 sessions.")
+    assert (result.exit_code, result.stdout.rstrip("\n")) == (0, "Deleted 7 sessions.")
     assert count(UserSession) == 2
 
 
@@ -106,7 +144,7 @@ def test_cleanup_again_has_nothing_to_do(cli, ada):
     cli("cleanup-sessions")
     result = cli("cleanup-sessions")
 
-    assert (result.exit_code, last_line(result.output)) == (0, "Deleted 0 sessions.")
+    assert (result.exit_code, result.stdout.rstrip("\n")) == (0, "Deleted 0 sessions.")
 
 
 def test_a_dry_run_says_how_many_and_deletes_nothing(cli, ada):
@@ -115,7 +153,7 @@ def test_a_dry_run_says_how_many_and_deletes_nothing(cli, ada):
     passwords.request_reset(ada.email, device_name="curl", ip_address=None)
     result = cli("cleanup-sessions", "--dry-run", "--keep-days", "0")
 
-    assert (result.exit_code, last_line(result.output)) == (0, "Would delete 3 sessions.")
+    assert (result.exit_code, result.stdout.rstrip("\n")) == (0, "Would delete 3 sessions.")
     assert (count(UserSession), count(PasswordReset)) == (3, 1)
 
 
@@ -129,14 +167,14 @@ def test_cleanup_keeps_what_died_in_the_days_that_are_to_be_kept(cli, ada, keep_
     [live] = factories.session_rows(ada)
     result = cli("cleanup-sessions", "--keep-days", keep_days, "--json")
 
-    assert object_in(result.output)["deleted"] == deleted
+    assert json.loads(result.stdout)["deleted"] == deleted
     assert sessions.resume_api(live["id"], ada.id)
 
 
 def test_cleanup_speaks_json(cli, ada):
     factories.session_rows(ada, 4, age=OLD)
     result = cli("cleanup-sessions", "--json", "--batch-size", "3")
-    told = object_in(result.output)
+    told = json.loads(result.stdout)
 
     assert result.exit_code == 0
     assert told.pop("seconds") >= 0
@@ -197,7 +235,7 @@ def test_a_fault_of_the_database_exits_with_1_and_one_line(arguments, stdin, tmp
         database.engine().dispose()
 
     assert result.exit_code == 1
-    assert last_line(result.stderr) == "Error: The database failed (OperationalError)."
+    assert result.stderr.splitlines()[-1] == "Error: The database failed (OperationalError)."
     assert "SELECT" not in result.output
     assert "Traceback" not in result.output
 
@@ -251,8 +289,7 @@ def test_a_terminal_gets_a_progress_bar(ada, environ):
     assert status == 0
     assert "Looking through sessions" in drawn
     assert "100%" in drawn
-    assert last_line(output) == "Deleted 30 sessions."
-    assert "%" not in last_line(output)
+    assert output == "Deleted 30 sessions.\n"
 
 
 @on_one_database
@@ -261,8 +298,9 @@ def test_a_scheduler_gets_no_progress_bar(ada, environ):
     factories.session_rows(ada, 3, age=OLD)
     ended = flask("cleanup-sessions", environ=environ, text=True)
 
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert last_line(ended.stdout) == "Deleted 3 sessions."
+    assert (ended.returncode, ended.stdout) == (0, "Deleted 3 sessions.\n")
+    assert "%" not in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1  # the event
 
 
 def test_a_cleanup_that_is_told_to_stop_leaves_whole_batches(ada, environ):
@@ -302,7 +340,7 @@ def test_two_step_sign_in_is_turned_off_for_who_has_lost_everything(cli, ada):
 
 def test_secrets_are_encrypted_anew_and_what_is_left_is_counted(cli, ada):
     factories.turn_on(ada)
-    found = object_in(cli("reencrypt-secrets", "--dry-run", "--json").output)
+    found = json.loads(cli("reencrypt-secrets", "--dry-run", "--json").stdout)
     assert found == {"outdated": 0, "current": 1, "unreadable": 0, "dry_run": True}
     said = cli("reencrypt-secrets").output
     assert "Encrypted 0 secrets anew; 1 were current." in said
@@ -318,14 +356,13 @@ def test_statistics_for_people_and_for_programs(cli, ada):
     people, programs = cli("session-stats"), cli("session-stats", "--json")
 
     assert people.exit_code == programs.exit_code == 0
-    assert object_in(programs.output) == {
+    assert json.loads(programs.stdout) == {
         "active": 2,
         "expired": 3,
         "ended": {"revoked": 1},
         "device_types": {"cli": 2},
     }
-    lines = [line for line in people.output.splitlines() if not line.startswith('{"time"')]
-    assert lines == [
+    assert people.stdout.splitlines() == [
         "active   2",
         "expired  3",
         "ended",
@@ -351,7 +388,7 @@ def test_send_mail_delivers_what_waits(with_mail):
     passwords.request_reset(factories.account().email, device_name="curl", ip_address=None)
     result = app.test_cli_runner().invoke(args=["send-mail"])
 
-    assert (result.exit_code, last_line(result.output)) == (0, "Sent 1, failed 0, waiting 0.")
+    assert (result.exit_code, result.stdout.rstrip("\n")) == (0, "Sent 1, failed 0, waiting 0.")
     assert mailbox.recipients == [["ada@example.com"]]
 
 
@@ -362,7 +399,7 @@ def test_send_mail_exits_with_1_when_something_could_not_be_sent(make_app):
         passwords.request_reset(factories.account().email, device_name="curl", ip_address=None)
         result = app.test_cli_runner().invoke(args=["send-mail"])
 
-        assert (result.exit_code, last_line(result.output)) == (1, "Sent 0, failed 1, waiting 1.")
+        assert (result.exit_code, result.stdout.rstrip("\n")) == (1, "Sent 0, failed 1, waiting 1.")
 
 
 @on_one_database
@@ -405,7 +442,7 @@ def test_create_user_reads_the_password_from_standard_input(cli, email):
     """CONTRACT §5: never an argument, where every process could read it."""
     result = cli("create-user", email, stdin=f"{PASSWORD}\n")
 
-    assert (result.exit_code, last_line(result.output)) == (0, "Created grace@example.com.")
+    assert (result.exit_code, result.stdout.rstrip("\n")) == (0, "Created grace@example.com.")
     account = accounts.authenticate("grace@example.com", PASSWORD).account
     assert (account.first_name.lower().strip(), account.is_superuser) == ("grace", False)
 
@@ -462,7 +499,7 @@ def test_set_password_changes_it_and_ends_every_session(cli, ada):
     result = cli("set-password", "ADA@example.com", stdin=f"{NEW_PASSWORD}\n")
 
     assert result.exit_code == 0
-    assert last_line(result.output) == (
+    assert result.stdout.rstrip("\n") == (
         "Changed the password of ada@example.com. All its sessions ended."
     )
     assert accounts.authenticate(ada.email, NEW_PASSWORD).account.id == ada.id
@@ -536,14 +573,14 @@ def test_deactivate_and_activate(cli, ada):
     held = factories.grant(ada)
     result = cli("deactivate-user", "ADA@example.com")
 
-    assert (result.exit_code, last_line(result.output)) == (0, "Deactivated ada@example.com.")
+    assert (result.exit_code, result.stdout.rstrip("\n")) == (0, "Deactivated ada@example.com.")
     with pytest.raises(SessionRevoked):
         sessions.resume_api(held.session_id, ada.id)
     with pytest.raises(InactiveAccount):
         accounts.authenticate(ada.email, PASSWORD)
 
     result = cli("activate-user", ada.email)
-    assert (result.exit_code, last_line(result.output)) == (0, "Activated ada@example.com.")
+    assert (result.exit_code, result.stdout.rstrip("\n")) == (0, "Activated ada@example.com.")
     assert accounts.authenticate(ada.email, PASSWORD)
 
 
@@ -554,7 +591,7 @@ def test_revoke_sessions_ends_all_and_says_how_many(cli, ada):
     result = cli("revoke-sessions", ada.email)
 
     assert result.exit_code == 0
-    assert last_line(result.output) == "Ended 2 sessions of ada@example.com."
+    assert result.stdout.rstrip("\n") == "Ended 2 sessions of ada@example.com."
     assert not sessions.active_for(ada.id)
     assert {row.end_reason for row in sessions.recently_ended_for(ada.id)} == {"revoked"}
     assert sessions.resume_api(other.session_id, other.user_id)
@@ -643,7 +680,7 @@ def test_one_session_is_found_and_ended_and_the_others_stay(cli, ada):
     grace = factories.account(email="grace@example.com")
     factories.session_rows(ada, 2)
     factories.session_rows(grace)
-    found = json.loads(last_line(cli("list-sessions", ada.email, "--json").output))
+    found = json.loads(cli("list-sessions", ada.email, "--json").stdout)
     ended = cli("revoke-session", found[0]["id"])
 
     assert len(found) == 2

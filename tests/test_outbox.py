@@ -663,9 +663,11 @@ def test_without_a_server_the_words_go_to_the_log(app_context, capsys):
     ada = factories.account()
     ask()
     assert outbox.deliver() == (1, 0)
-    printed = capsys.readouterr().out
+    lines = capsys.readouterr().err.splitlines()
 
-    link = next(word for word in printed.split() if "/reset-password?token=" in word)
+    [link] = [line for line in lines if "/reset-password?token=" in line]
+    assert link.startswith("http")  # alone on its line, to click or to copy
+    assert sum("Reset your authsite password" in line for line in lines) == 1
     assert passwords.find_reset(link.partition("token=")[2])[1] == ada
     assert outbox.depth() == 0
 

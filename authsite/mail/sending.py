@@ -8,6 +8,7 @@ from typing import NamedTuple
 from flask import current_app
 from flask_mail import Connection, Message
 
+from .. import events
 from ..crypto import certificates
 from . import emails
 
@@ -23,14 +24,13 @@ class Answer(NamedTuple):
 
 
 def send(message: Message) -> None:
-    """Give a message to the mail server, or print it where none is set.
+    """Give a message to the mail server, or show it in the log where none is set.
 
     Raise an SMTPException if the server refuses it, an OSError if there is none to speak with.
     """
     if not current_app.config["MAIL_SERVER"]:
-        current_app.logger.info("Mail (no MAIL_SERVER is set):\n%s", message.as_string())
-        # The encoded parts are not for reading: print the words too.
-        print(f"\n--- {message.subject}\n{message.body}\n---", flush=True)  # noqa: T201
+        to = ", ".join(map(str, message.recipients))
+        events.show(f"--- Mail to {to}: {message.subject}\n\n{message.body}\n---")
         return
     with VerifyingConnection(current_app.extensions["mail"]) as connection:
         connection.send(message)

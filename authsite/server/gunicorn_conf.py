@@ -69,4 +69,5 @@ max_requests_jitter = 20_000
 control_socket_disable = True
 forwarded_allow_ips = ""  # whom to believe about addresses is TRUSTED_PROXY_HOPS, and nothing else
 accesslog = None  # each request is logged by the application, with its id
-logger_class = _load("log", "Log")
+logger_class: Any = _load("log", "Log")
+logger_class.writes_json = _site["LOG_FORMAT"] == "json"

@@ -6,7 +6,6 @@ still works (SECURITY RS-15). Loaded by its path, like worker.py.
 
 import json
 import logging
-import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,15 +52,11 @@ class JsonFormatter(logging.Formatter):
 class Log(Logger):
     """gunicorn's logger, with the filter always and JSON where the application writes it."""
 
+    writes_json = False  # gunicorn_conf.py knows LOG_FORMAT
+
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
         for handler in self.error_log.handlers:
             handler.addFilter(WithoutRequest())
-            if writes_json():
+            if self.writes_json:
                 handler.setFormatter(JsonFormatter())
-
-
-def writes_json() -> bool:
-    """Return whether the settings ask for JSON lines: production does, unless LOG_FORMAT says otherwise."""
-    is_production = os.environ.get("APP_ENV", "").lower() == "production" or "DYNO" in os.environ
-    return os.environ.get("LOG_FORMAT", "json" if is_production else "text").lower() == "json"
