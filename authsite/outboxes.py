@@ -1,11 +1,14 @@
 """What every outbox does alike: rows that are due are taken, under a lease, by one of any number of drainers.
 
-A drainer takes what is due by moving `due_at` ahead: one that dies leaves its rows to the others.
+A drainer takes what is due by moving `due_at` ahead: one that dies leaves its rows to the others. One that
+ends in peace gives back what it has not come to.
 """
 
+import atexit
 import contextlib
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +19,9 @@ from . import clock, database
 
 LEASE = timedelta(minutes=2)
 BATCH = 10
+# A process that ends goes on delivering for so long, and then waits so long for what is at hand.
+FINISH_SECONDS = 5.0
+LAST_ROW_SECONDS = 12.0
 
 
 def drain(
@@ -27,19 +33,21 @@ def drain(
 ) -> tuple[int, int]:
     """Deliver all rows that are due; return how many left and how many did not.
 
-    Once `is_stopping` the row at hand is the last.
+    Once `is_stopping` the row at hand is the last, and the others go back.
     """
     sent = failed = 0
     condition = true() if of is None else of
     while not is_stopping() and (claimed := claim(table, condition)):
-        for row in claimed:
+        try:
             # A slow server may have used up the lease of those at the end: they are another's by now.
-            if is_stopping() or row.due_at <= clock.now():
-                break
-            if deliver_one(row):
-                sent += 1
-            else:
-                failed += 1
+            while claimed and claimed[0].due_at > clock.now() and not is_stopping():
+                if deliver_one(claimed.pop(0)):
+                    sent += 1
+                else:
+                    failed += 1
+        finally:
+            if claimed:
+                give_back(table, claimed)
     return sent, failed
 
 
@@ -62,7 +70,17 @@ def claim(table: Any, of: ColumnElement[bool]) -> list[database.Row]:
     return list(database.rows(statement))
 
 
-def wake_after_commit(name: str, deliver: Callable[[], object]) -> None:
+def give_back(table: Any, rows: Sequence[database.Row]) -> None:
+    """Make rows of one batch due as if nobody had taken them; those that another holds by now stay his."""
+    statement = (
+        update(table)
+        .where(table.id.in_([row.id for row in rows]), table.due_at == rows[0].due_at)
+        .values(due_at=clock.now(), attempts=table.attempts - 1)
+    )
+    database.run(statement)
+
+
+def wake_after_commit(name: str, deliver: Callable[..., object]) -> None:
     """Have the drainer of this name deliver once the transaction that is open now is committed."""
     if current_app.config["DELIVER_MAIL_AFTER_COMMIT"]:
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
@@ -70,28 +88,74 @@ def wake_after_commit(name: str, deliver: Callable[[], object]) -> None:
         database.after_commit(drainers.setdefault(name, Drainer(app, name, deliver)).wake)
 
 
+@atexit.register
+def finish() -> None:
+    """Have the drainers of this process deliver what was queued, for some seconds, and end.
+
+    A process that ends (a command, a worker of gunicorn) would else take with it the lease of what its
+    drainers are about to deliver. What they do not come to is given back.
+    """
+    drainers = list(_running)
+    end = time.monotonic() + FINISH_SECONDS
+    for each in drainers:
+        each.end_by(end)
+    for each in drainers:
+        each.join(end + LAST_ROW_SECONDS)
+
+
 class Drainer:
     """One daemon thread of this process that delivers after each commit that queued something."""
 
-    def __init__(self, app: Flask, name: str, deliver: Callable[[], object]) -> None:
+    def __init__(self, app: Flask, name: str, deliver: Callable[..., object]) -> None:
         self._app = app
         self._name = name
         self._deliver = deliver
-        self._work = threading.Event()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._has_work = False
+        self._end: float | None = None
         self._thread: threading.Thread | None = None
 
     def wake(self) -> None:
-        self._work.set()
-        with self._lock:
+        with self._changed:
+            self._has_work = True
+            self._changed.notify()
             # Made at the first row, so always on this side of a fork.
             if self._thread is None or not self._thread.is_alive():
+                self._end = None
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                _running.add(self)
                 self._thread.start()
 
+    def end_by(self, end: float) -> None:
+        """Have the thread end when there is no more to deliver, or after this time of the monotonic clock."""
+        with self._changed:
+            self._end = end
+            self._changed.notify()
+
+    def join(self, end: float) -> None:
+        """Wait for the thread's end, but no longer than to this time of the monotonic clock."""
+        if thread := self._thread:
+            thread.join(max(0, end - time.monotonic()))
+
     def _run(self) -> None:
-        while self._work.wait():
-            self._work.clear()
+        while self._wait():
             with self._app.app_context(), contextlib.suppress(Exception):
                 # Whatever goes wrong, the rows are still there for the next run.
-                self._deliver()
+                self._deliver(is_stopping=self._is_over)
+
+    def _wait(self) -> bool:
+        """Wait for work and return True; or False, where the thread is to end and there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._has_work or self._end is not None)
+            has_work = self._has_work and not self._is_over()
+            self._has_work = False
+            if not has_work:
+                self._thread = None
+                _running.discard(self)
+            return has_work
+
+    def _is_over(self) -> bool:
+        return self._end is not None and time.monotonic() >= self._end
+
+
+_running: set[Drainer] = set()

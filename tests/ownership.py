@@ -28,6 +28,7 @@ EXCEPTIONS = {
     "authsite.mail.outbox._recipient": "tells whether a claimed address has an account",
     "authsite.mail.outbox.depth": "counts, for the operator",
     "authsite.outboxes.claim": "takes what is due, whosever it is",
+    "authsite.outboxes.give_back": "gives back what it has taken",
     "authsite.passwords._find_owner": "finds the user of a link of the release before",
     "authsite.passwords.delete_dead_resets": "cleans up",
     "authsite.second_steps.apps.reseal_all": "seals every secret anew, for the operator",

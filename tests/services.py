@@ -5,6 +5,7 @@ variable names (TEST_DATABASE_URL, TEST_REDIS_URL) is used instead. Where a serv
 tests skip, saying why; with AUTHSITE_REQUIRE_SERVICES=1 they fail.
 """
 
+import asyncio
 import contextlib
 import importlib.util
 import os
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 import uuid
@@ -296,6 +298,21 @@ class Mailbox:
 
     def __exit__(self, *_exception: object) -> None:
         self._controller.stop()
+
+
+class SlowMailbox(Mailbox):
+    """Keeps whoever brings a mail waiting, as a busy server does, until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+        self.may_go_on = threading.Event()
+
+    async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802
+        self.begun.set()
+        while not self.may_go_on.is_set():
+            await asyncio.sleep(0.01)
+        return await super().handle_DATA(server, session, envelope)
 
 
 class Site:

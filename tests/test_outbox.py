@@ -2,8 +2,11 @@
 
 import contextlib
 import logging
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -11,6 +14,7 @@ from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import requests
 import trustme
 from flask import current_app
 from sqlalchemy import select, true, update
@@ -152,7 +156,7 @@ def test_a_mail_names_the_senders_domain_and_not_this_machine(make_app, sender, 
 def runs(with_mail, monkeypatch) -> list[tuple[int, int]]:
     """Let commits wake the drainer, as in production; this is what each of its runs has answered."""
     finished, real = [], outbox.deliver
-    monkeypatch.setattr(outbox, "deliver", lambda: finished.append(real()))
+    monkeypatch.setattr(outbox, "deliver", lambda **how: finished.append(real(**how)))
     current_app.config["DELIVER_MAIL_AFTER_COMMIT"] = True
     return finished
 
@@ -489,13 +493,138 @@ def test_a_drainer_whose_lease_is_over_sends_no_more(with_mail, time_machine, mo
     assert sorted(others) == sorted(everybody - {first})
 
 
-def test_a_drainer_that_is_told_to_stop_finishes_the_mail_at_hand(with_mail):
-    """DP-08: what it had taken besides waits for its lease."""
+def test_a_drainer_that_is_told_to_stop_finishes_the_mail_at_hand(with_mail, time_machine):
+    """DP-08: what it had taken besides is anybody's at once, as if it had never been taken."""
+    time_machine.move_to(NOON, tick=False)
     for number in range(3):
         ask(factories.account(f"user{number}@example.com").email)
 
     assert outbox.deliver(is_stopping=lambda: bool(with_mail.messages)) == (1, 0)
-    assert (len(with_mail.messages), outbox.depth()) == (1, 2)
+    assert [(row.due_at, row.attempts) for row in waiting()] == [(NOON, 0)] * 2
+    assert outbox.deliver() == (2, 0)
+    assert len(with_mail.messages) == 3
+
+
+def test_a_drainer_that_is_interrupted_gives_back_what_it_has_not_come_to(with_mail, monkeypatch):
+    """Ctrl-C in the midst: the mail at hand may have left, so its lease stays; the others need not wait."""
+    for number in range(3):
+        ask(factories.account(f"user{number}@example.com").email)
+    real = sending.send
+
+    def interrupted(message) -> None:
+        real(message)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sending, "send", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            outbox.deliver()
+
+    assert sorted(row.attempts for row in waiting()) == [0, 0, 1]
+    assert outbox.deliver() == (2, 0)
+    assert len({address for [address] in with_mail.recipients}) == 3
+
+
+def test_what_another_has_taken_meanwhile_is_not_given_back(with_mail, time_machine):
+    """Its lease was over: given back, it would leave twice."""
+    time_machine.move_to(NOON, tick=False)
+    factories.account()
+    ask()
+    late = outboxes.claim(OutgoingMail, true())
+    time_machine.move_to(NOON + outboxes.LEASE, tick=False)
+    [other] = outboxes.claim(OutgoingMail, true())
+    outboxes.give_back(OutgoingMail, late)
+
+    assert [(row.due_at, row.attempts) for row in waiting()] == [(other.due_at, 2)]
+
+
+@pytest.fixture
+def slowly(make_app):
+    with services.SlowMailbox() as server:
+        mail = {"MAIL_SERVER": services.HOST, "MAIL_PORT": str(server.port)}
+        app = make_app(**mail)
+        app.config["DELIVER_MAIL_AFTER_COMMIT"] = True
+        with app.app_context():
+            yield server
+        server.may_go_on.set()
+
+
+def test_a_process_that_ends_delivers_what_it_has_queued(slowly):
+    """Its drainer may hold the mail: nobody else would get it before the lease is over."""
+    ask(factories.account().email)
+    assert slowly.begun.wait(20)
+    ask(factories.account("grace@example.com").email)
+    threading.Timer(0.05, slowly.may_go_on.set).start()
+    outboxes.finish()
+
+    assert slowly.recipients == [["ada@example.com"], ["grace@example.com"]]
+    assert waiting() == []
+
+
+def test_a_process_that_ends_leaves_to_others_what_it_does_not_come_to(slowly, monkeypatch):
+    """With a server that hangs it is not kept for longer than the mail at hand takes."""
+    monkeypatch.setattr(outboxes, "FINISH_SECONDS", 0)
+    current_app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
+    for number in range(3):
+        ask(factories.account(f"user{number}@example.com").email)
+    current_app.config["DELIVER_MAIL_AFTER_COMMIT"] = True
+    ask(factories.account().email)
+    assert slowly.begun.wait(20)
+    threading.Timer(0.05, slowly.may_go_on.set).start()
+    outboxes.finish()
+
+    assert len(slowly.recipients) == 1
+    assert [row.attempts for row in waiting()] == [0] * 3
+    assert outbox.deliver() == (3, 0)
+
+
+@pytest.fixture
+def environ(slowly, database_url):
+    """What a process of its own needs to find the same database and mail server."""
+    current_app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
+    mail = {"MAIL_SERVER": services.HOST, "MAIL_PORT": str(slowly.port)}
+    return os.environ | mail | {"DATABASE_URL": database_url, "SECRET_KEY": services.SECRET_KEY}
+
+
+@on_one_database
+def test_a_command_waits_for_the_mail_that_it_has_caused(slowly, environ):
+    """Else it would take the lease of two minutes with it that its drainer has on the mail."""
+    ada = factories.account()
+    arguments = [sys.executable, "-m", "flask", "set-password", ada.email]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, cwd=services.ROOT, env=environ, stdin=pipe) as command:
+        command.stdin.write(f"{factories.NEW_PASSWORD}\n".encode())
+        command.stdin.close()
+        assert slowly.begun.wait(20)
+        threading.Timer(0.5, slowly.may_go_on.set).start()
+    assert command.returncode == 0
+    assert slowly.recipients == [[ada.email]]
+    assert waiting() == []
+
+
+@pytest.mark.site
+@on_one_database
+def test_a_web_process_that_is_stopped_waits_for_the_mail_at_hand(slowly, environ):
+    """DP-08: at each deployment, and after so many requests, one is replaced."""
+    ada = factories.account()
+    with services.Site(environ, workers=1) as site:
+        url = f"{site.url}/api/v1/auth/password-reset/request"
+        assert requests.post(url, json={"email": ada.email}, timeout=20).status_code == 200
+        assert slowly.begun.wait(20)
+        threading.Timer(0.5, slowly.may_go_on.set).start()
+    assert slowly.recipients == [[ada.email]]
+    assert waiting() == []
+
+
+def test_a_process_that_has_finished_delivers_what_comes_all_the_same(with_mail, runs):
+    """Whatever is queued while it ends, and where the end was but a command's inside another."""
+    factories.account()
+    for number in (1, 2):
+        ask()
+        services.wait_until(lambda n=number: len(runs) == n)
+        outboxes.finish()
+
+    assert runs == [(1, 0), (1, 0)]
 
 
 # Verified connections

@@ -49,7 +49,7 @@ def queue(mail: emails.Mail) -> None:
         "attempts": 0,
     }
     database.run(insert(OutgoingMail), values)
-    outboxes.wake_after_commit("outbox", lambda: deliver())  # noqa: PLW0108 (found when it is called)
+    outboxes.wake_after_commit("outbox", deliver)
 
 
 def queue_everywhere(mail: emails.Mail) -> None:
@@ -67,7 +67,7 @@ def queue_everywhere(mail: emails.Mail) -> None:
 def deliver(*, is_stopping: Callable[[], bool] = lambda: False) -> tuple[int, int]:
     """Send everything that is due; return how many were sent and how many were not.
 
-    Once `is_stopping` the mail at hand is the last.
+    Once `is_stopping` the mail at hand is the last, and the others go back.
     """
     return outboxes.drain(OutgoingMail, _deliver_one, is_stopping=is_stopping)
 
