@@ -100,6 +100,13 @@ MAILS = {
     "password_known": lambda: emails.password_known(
         USER, tried_at=NOON, device_name="Chrome on Windows", ip_address="203.0.113.7"
     ),
+    "key_not_proven": lambda: emails.key_not_proven(
+        USER,
+        bound_name="Chrome on Windows",
+        used_at=NOON,
+        device_name="Firefox on Linux",
+        ip_address="203.0.113.7",
+    ),
     "signed_out": lambda: emails.signed_out(
         USER,
         count=2,
@@ -138,6 +145,7 @@ SUBJECTS = {
     "app changed": "Your second step for Acme Notes was changed",
     "codes changed": "Your second step for Acme Notes was changed",
     "recovery_code_used": "A recovery code was used for Acme Notes",
+    "key_not_proven": "Was your sign-in to Acme Notes copied?",
     "password_known": "Somebody knows your Acme Notes password",
     "password_reset": "Reset your Acme Notes password",
     "reset after one device was reported": "Reset your Acme Notes password",
@@ -261,6 +269,15 @@ CORE = {
     "app changed": ["The authenticator app", "was changed"],
     "codes changed": ["New recovery codes were made", "The old ones no longer work"],
     "recovery_code_used": ["A recovery code was used", "1 is left"],
+    "key_not_proven": [
+        "Sign-in of: Chrome on Windows",
+        "Used by: Firefox on Linux",
+        "203.0.113.7",
+        "1 March 2026, 12:04 UTC",
+        "Your computer stays signed in.",
+        f"{BASE}/account/devices",
+        f"{BASE}/forgot-password",
+    ],
     "password_known": ["the right password", "wrong codes, which let nobody in."],
     "password_reset": [
         "Hello Ada,",

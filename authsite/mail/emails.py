@@ -212,6 +212,23 @@ def password_known(
     return Mail(user_id, "password_known", {"tried_at": tried_at.isoformat()} | by)
 
 
+def key_not_proven(
+    user_id: uuid.UUID,
+    *,
+    bound_name: str,
+    used_at: datetime,
+    device_name: str | None,
+    ip_address: str | None,
+) -> Mail:
+    """Return the warning that a sign-in bound to a computer was used where that could not be proved.
+
+    `bound_name` is the device that it belongs to, `device_name` the one that used it.
+    """
+    facts = {"bound_name": device_label(bound_name), "used_at": used_at.isoformat()}
+    by = {"device_name": device_name, "ip_address": ip_address}
+    return Mail(user_id, "key_not_proven", facts | by)
+
+
 def verify_email(user_id: uuid.UUID, *, requested_at: datetime) -> Mail:
     """Return the mail that asks the owner of an account to confirm its address."""
     return Mail(user_id, "verify_email", {"requested_at": requested_at.isoformat()})

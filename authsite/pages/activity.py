@@ -46,6 +46,7 @@ SENTENCES = {
     "recovery_code_used": "Recovery code used",
     "passkey_added": "Passkey added",
     "passkey_removed": "Passkey removed",
+    "key_not_proven": "The sign-in of {} was used without its key, and opened nothing",
 }
 # Of each of which there is a mail; signing out all devices is told only where there were others.
 MAILED = frozenset(
@@ -53,6 +54,7 @@ MAILED = frozenset(
         *("password_changed", "password_reset", "password_set", "password_reset_requested"),
         *("refresh_reused", "data_exported", "email_change_undone"),
         *("two_step_on", "two_step_off", "second_step_changed", "recovery_code_used"),
+        "key_not_proven",
     }
 )
 

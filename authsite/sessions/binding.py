@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import LargeBinary, bindparam, or_, select, update
 
-from .. import clock, database, events
+from .. import activity, clock, database, events
 from ..crypto import proofs, tokens
 from ..database import UtcDateTime
 from ..database.models import UserSession
 from ..errors import ProofRefused
+from ..mail import emails, outbox
 from .columns import IS_LIVE, IS_OWN, NOW, Grant
 from .resuming import Resumed
 
@@ -21,6 +22,7 @@ PROOF_LIFETIME = timedelta(minutes=10)
 LEEWAY = timedelta(seconds=60)
 # Between the binding and the first such cookie a page may be asked for already.
 SETTLING = timedelta(seconds=30)
+TOLD_AGAIN_AFTER = timedelta(days=1)
 CHALLENGE_LIFETIME = timedelta(minutes=5)
 _TO_BIND = "challenge to bind a session"
 _TO_PROVE = "challenge to prove a key"
@@ -81,13 +83,27 @@ def unbind(session: Resumed) -> None:
 
 
 def note_unproven(session: Resumed) -> None:
-    """Note that a bound session's cookie came from where its key was not proved of late."""
-    events.record(
-        "key_not_proven",
-        outcome="refused",
-        user_id=session.account.id,
-        session_id=session.id,
-    )
+    """Note that a bound session's cookie came without a proof of its key, and tell its owner once a day.
+
+    It may be a copy, or their own browser that has lost the key: nothing is ended by it.
+    """
+    user_id, now = session.account.id, clock.now()
+    events.record("key_not_proven", outcome="refused", user_id=user_id, session_id=session.id)
+    key = {"session_id": session.id, "owner_id": user_id, "now": now}
+    with database.transaction():
+        if not database.run(_NOTE_UNPROVEN, key | {"since": now - TOLD_AGAIN_AFTER}):
+            return
+        by = activity.actor(user_id)
+        activity.record("key_not_proven", user_id, by=by, target=session.device_name)
+        outbox.queue(
+            emails.key_not_proven(
+                user_id,
+                bound_name=session.device_name,
+                used_at=now,
+                device_name=by.device_name,
+                ip_address=by.ip_address,
+            )
+        )
 
 
 def _read(
@@ -128,6 +144,18 @@ _BIND = (
 _KEY = select(UserSession.bound_key).where(IS_OWN, IS_LIVE, UserSession.bound_key.is_not(None))
 _UNBIND = (
     update(UserSession).where(IS_OWN).values(bound_key=None, bound_at=None, key_proved_at=None)
+)
+_NOTE_UNPROVEN = (
+    update(UserSession)
+    .where(
+        IS_OWN,
+        IS_LIVE,
+        or_(
+            UserSession.unproven_at.is_(None),
+            UserSession.unproven_at < bindparam("since", type_=UtcDateTime()),
+        ),
+    )
+    .values(unproven_at=NOW)
 )
 _PROVE = (
     update(UserSession)

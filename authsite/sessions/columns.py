@@ -92,5 +92,6 @@ SHOWN_COLUMNS = (
     UserSession.ended_from,
     UserSession.signed_in_with,
     UserSession.authenticated_at,
+    UserSession.bound_at,
 )
 LAST_USED_FIRST = (UserSession.last_used_at.desc(), UserSession.id.desc())

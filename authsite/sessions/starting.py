@@ -195,6 +195,7 @@ _INSERTED = [
         "bound_key",
         "bound_at",
         "key_proved_at",
+        "unproven_at",
         "ended_at",
         "end_reason",
         "ended_from",

@@ -37,7 +37,10 @@ from tests.api.conftest import (
 # What is not told, and why.
 WITHHELD = {
     User: {"password_hash"},
-    UserSession: {"refresh_jti", "previous_jti", "unused_rotation_at", "cookie_digest", "user_id"},
+    UserSession: {
+        *("refresh_jti", "previous_jti", "unused_rotation_at", "cookie_digest", "bound_key"),
+        "user_id",
+    },
     AccountEvent: {"user_id"},
     TrustedBrowser: {"user_id", "digest", "device_id"},
     AuthenticatorApp: {"user_id", "secret", "last_step"},

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from authsite import accounts
+from authsite import accounts, database
+from authsite.database.models import OutgoingMail
 from authsite.extensions import limiter
 from tests import services
 from tests.factories import PASSWORD, BrowserKey, turn_on
 from tests.pages.conftest import (
     EMAIL,
+    FIREFOX_ON_LINUX,
     OTHER_EMAIL,
     Browser,
     heading,
@@ -248,7 +251,7 @@ def test_one_proof_sent_by_many_at_once_counts_once(app, bound):
 
 def copied(browser: Browser) -> BindingBrowser:
     """Return another browser with all the cookies of this one; the key cannot be copied."""
-    thief = BindingBrowser(browser.app, address="203.0.113.66")
+    thief = BindingBrowser(browser.app, address="203.0.113.66", user_agent=FIREFOX_ON_LINUX)
     for name in ("authsite", "authsite-device", COOKIE):
         if cookie := browser.cookie(name):
             thief.client.set_cookie(name, cookie.value)
@@ -573,6 +576,89 @@ def test_no_product_is_opened_by_a_copy(make_app, later):
     owner.refresh()
     assert owner.get(handoff).location.startswith("https://wiki.example.com/.authsite/callback?")
     assert owner.get("/forward-auth", headers=asked).status_code == 200
+
+
+# What the owner hears of it
+
+
+def told(app: Flask) -> list[database.Row]:
+    with app.app_context():
+        query = select(OutgoingMail.facts).where(OutgoingMail.name == "key_not_proven")
+        return database.rows(query)
+
+
+def test_the_owner_is_mailed_and_reads_it_in_the_activity(app, bound, thief):
+    thief.get("/account")
+    (mail,) = told(app)
+    assert mail.facts["bound_name"] == "Chrome on Windows"
+    assert mail.facts["device_name"] == "Firefox on Linux"
+    assert mail.facts["ip_address"] == "203.0.113.66"
+    bound.refresh()
+    activity = words(bound.get("/account/activity"))
+    assert (
+        "The sign-in of Chrome on Windows was used without its key, and opened nothing"
+        " Firefox on Linux · 203.0.113.66"
+    ) in activity
+    assert "We emailed you about this" in activity
+
+
+def test_a_thief_who_tries_again_and_again_fills_no_mailbox(app, bound, thief, later, caplog):
+    for _ in range(5):
+        thief.get("/account")
+    thief.post("/logout", page=CONFIRM)
+    assert len(facts(caplog, "key_not_proven")) == 7
+    assert len(told(app)) == 1
+    later(timedelta(hours=11))
+    bound.refresh()
+    bound.get("/account")  # in use, and so it lives on
+    later(timedelta(hours=11))
+    bound.refresh()
+    bound.get("/account")
+    later(timedelta(hours=3))
+    other = copied(bound)
+    other.get("/account")
+    assert len(told(app)) == 2
+
+
+def test_tries_at_the_same_time_are_told_once(app, bound, thief):
+    thieves = [copied(thief) for _ in range(8)]
+    barrier = threading.Barrier(len(thieves))
+
+    def try_it(one: BindingBrowser) -> None:
+        barrier.wait()
+        one.get("/account")
+
+    threads = [threading.Thread(target=try_it, args=(each,)) for each in thieves]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert len(told(app)) == 1
+
+
+def test_nobody_is_told_of_a_browser_that_proves_its_key(app, bound, later):
+    for _ in range(3):
+        later(timedelta(minutes=10))
+        bound.refresh()
+        bound.get("/account")
+    assert told(app) == []
+
+
+def test_the_devices_page_says_what_is_bound(app, bound, open_browser):
+    open_browser(user_agent=FIREFOX_ON_LINUX).sign_in()
+    page = words(bound.get("/account/devices"))
+    first, second = page.split("More about this device")[:2]
+    assert first.endswith("Bound to this computer ")
+    assert "Bound to" not in second
+    assert page.count("Bound to this computer") == 1
+
+
+def test_where_it_is_switched_off_nothing_is_said_to_be_bound(make_app, bound):
+    app = make_app()
+    before = copied(bound)
+    before.app, before.client = app, app.test_client()
+    before.client.set_cookie("authsite", bound.cookie().value)
+    assert "Bound to" not in words(before.get("/account/devices"))
 
 
 # Confirm it is you

@@ -19,6 +19,7 @@ EVENT_KINDS = (
     *("email_change_undone", "not_me_reported", "data_exported", "deletion_requested"),
     *("deletion_cancelled", "deactivated", "activated", "two_step_on", "two_step_off"),
     *("second_step_changed", "recovery_code_used", "passkey_added", "passkey_removed"),
+    "key_not_proven",
 )
 
 

@@ -88,6 +88,8 @@ class UserSession(Base):
     bound_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # When the last challenge was made that the key has signed: that one and all before are used up.
     key_proved_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # When its owner was last told that it was used without a proof.
+    unproven_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     is_remembered: Mapped[bool] = mapped_column(default=True, server_default=true())
     signed_in_with: Mapped[str] = mapped_column(
         String(20), default="password", server_default="password"
