@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,9 +18,18 @@ import requests
 from flask_migrate import upgrade
 from sqlalchemy import func, select
 
-from authsite import accounts, clock, create_app, database, passwords, sessions, throttling
+from authsite import (
+    accounts,
+    clock,
+    create_app,
+    database,
+    email_changes,
+    passwords,
+    sessions,
+    throttling,
+)
 from authsite.crypto import tokens
-from authsite.database.models import OutgoingMail, PasswordReset, SignInFailures, User
+from authsite.database.models import EmailChange, OutgoingMail, PasswordReset, SignInFailures, User
 from authsite.errors import (
     AuthsiteError,
     InvalidCredentials,
@@ -445,6 +455,96 @@ def test_two_confirmations_over_all_workers_have_one_winner(owner, visitor):
     for status, password in zip(statuses, chosen, strict=True):
         answer = visitor.post("/auth/login", email=owner.email, password=password)
         assert answer.status_code == (200 if status == 200 else 401)
+
+
+def asked_to_change(account, email: str) -> tuple[sessions.Grant, str]:
+    """Return a session that has asked for another address, and the value that both links sign."""
+    held = factories.grant(account)
+    session = sessions.resume_api(held.session_id, account.id)
+    assert email_changes.request(session, email, ip_address=None)
+    waits = select(EmailChange.id).where(
+        EmailChange.user_id == account.id, EmailChange.confirmed_at.is_(None)
+    )
+    return held, f"{account.id.hex}.{database.rows(waits)[-1].id}"
+
+
+def test_confirmations_of_a_change_over_all_workers_have_one_winner(owner, visitor):
+    """LIFE §8.2"""
+    held, named = asked_to_change(owner, "new@example.com")
+    token, access = tokens.sign("change_email", named), factories.access_token(held)
+    answers = together(
+        *[lambda: visitor.post("/users/me/email/confirm", bearer=access, token=token)] * 20
+    )
+
+    assert Counter(answer.status_code for answer in answers) == {200: 1, 400: 19}
+    assert visitor.get("/auth/me", bearer=access).json()["email"] == "new@example.com"
+
+
+def test_changes_to_one_address_over_all_workers_have_one_winner(owner, visitor):
+    """LIFE §8.2: one owner, no 500; a registration of it that comes at the same time included."""
+    for number in range(5):
+        wanted = f"wanted{number}@example.com"
+        people = [factories.account(f"{name}{number}@example.com") for name in ("ada", "grace")]
+        links = []
+        for each in people:
+            held, named = asked_to_change(each, wanted)
+            links.append((factories.access_token(held), tokens.sign("change_email", named)))
+        answers = together(
+            *(
+                lambda access=access, token=token: visitor.post(  # type: ignore[misc]
+                    "/users/me/email/confirm", bearer=access, token=token
+                )
+                for access, token in links
+            ),
+            lambda: visitor.post(
+                "/auth/register",
+                email=wanted,  # noqa: B023
+                password=PASSWORD,
+                first_name="Eve",
+            ),
+        )
+        statuses = sorted(answer.status_code for answer in answers)
+
+        assert statuses in ([200, 409, 409], [201, 409, 409])
+        assert count(select(User.id).where(User.email == wanted)) == 1
+
+
+def open_form(site, path: str) -> Callable[..., requests.Response]:
+    """Follow a link as a browser does, and return what sends the form of the page with these fields."""
+    browser = requests.Session()
+    page = browser.get(f"{site.url}{path}", timeout=30)
+    assert page.status_code == 200
+    (csrf_token,) = re.findall(r'name="csrf_token" value="([^"]+)"', page.text)
+    return lambda **fields: browser.post(
+        page.url, data={"csrf_token": csrf_token, **fields}, allow_redirects=False, timeout=30
+    )
+
+
+def test_an_undo_on_a_page_wins_over_whatever_the_workers_do_meanwhile(
+    database_of_site, visitor, site
+):
+    """LIFE §8.2: the thief confirms a second change, signs in and refreshes; the owner is last."""
+    for number in range(3):
+        email, taken, further = (f"{name}{number}@example.com" for name in ("a", "b", "c"))
+        ada = factories.account(email, is_verified=True)
+        _, first = asked_to_change(ada, taken)
+        email_changes.confirm(ada.id, tokens.sign("change_email", first))
+        held, second = asked_to_change(accounts.find_by_id(ada.id), further)
+        access, refresh = factories.access_token(held), factories.refresh_token(held)
+        token = tokens.sign("change_email", second)
+        undo = open_form(site, f"/undo-email?token={tokens.sign('undo_email', first)}")
+        undone, *thiefs = together(
+            lambda: undo(email=email),  # noqa: B023
+            lambda: visitor.post("/users/me/email/confirm", bearer=access, token=token),  # noqa: B023
+            lambda: visitor.refresh(refresh),  # noqa: B023
+            lambda: visitor.post("/auth/login", email=taken, password=PASSWORD),  # noqa: B023
+        )
+
+        assert (undone.status_code, undone.headers["Location"]) == (303, "/login")
+        assert {answer.status_code for answer in thiefs} <= {200, 400, 401}
+        assert accounts.find_by_id(ada.id).email == email
+        assert sessions.active_for(ada.id) == []
+        assert visitor.post("/auth/login", email=email, password=PASSWORD).status_code == 401
 
 
 def test_wrong_passwords_over_all_workers_share_one_counter(owner, visitor):
