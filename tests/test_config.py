@@ -77,6 +77,11 @@ def problems(environ: dict) -> list[str]:
         ("MAIL_USE_TLS", "MAIL_USE_TLS", False),
         ("MAIL_USE_SSL", "MAIL_USE_SSL", False),
         ("MAIL_DEFAULT_SENDER", "MAIL_DEFAULT_SENDER", '"authsite" <no-reply@127.0.0.1>'),
+        ("PRODUCT_URL", "PRODUCT_URL", None),
+        ("PRODUCT_NAME", "PRODUCT_NAME", "authsite"),
+        ("SUPPORT_EMAIL", "SUPPORT_EMAIL", None),
+        ("PRIVACY_URL", "PRIVACY_URL", None),
+        ("TERMS_URL", "TERMS_URL", None),
         ("RESET_PASSWORD_URL", "RESET_PASSWORD_URL", None),
         ("SITE_NAME", "SITE_NAME", "authsite"),
         ("CORS_ORIGINS", "CORS_ORIGINS", []),
@@ -187,6 +192,12 @@ def test_what_is_not_set_has_its_default(variable, setting, default, unset):
             "WEBHOOK_URLS",
             ["https://a.example/Hooks?k=V", "https://xn--bcher-kva.example"],
         ),
+        *(
+            (name, "HTTPS://App.example/Home?a=b", name, "https://app.example/Home?a=b")
+            for name in ("PRODUCT_URL", "PRIVACY_URL", "TERMS_URL")
+        ),
+        ("PRODUCT_NAME", "Acme Notes", "PRODUCT_NAME", "Acme Notes"),
+        ("SUPPORT_EMAIL", "Help@Example.com", "SUPPORT_EMAIL", "Help@example.com"),
         *(
             ("RESET_PASSWORD_URL", text, "RESET_PASSWORD_URL", meant)
             for text, meant in (
@@ -337,6 +348,31 @@ def test_a_password_may_hold_anything_that_can_be_sent(password):
         *(
             ("WEBHOOK_URLS", text)
             for text in ("https://a.example:99999/", "https://u@a.example/", "https://a_b.example/")
+        ),
+        *(
+            (name, text)
+            for name in ("PRODUCT_URL", "PRIVACY_URL", "TERMS_URL")
+            for text in (
+                *(
+                    "/home",
+                    "app.example",
+                    "javascript:alert(1)",
+                    "data:text/html,x",
+                    "//app.example",
+                ),
+                *("https://u:p@app.example/", "https://app.example/a b", "https://app.example/#x"),
+                *("https://app.example\\@evil.example/", f"https://app.example/{'x' * 2048}"),
+            )
+        ),
+        ("PRODUCT_NAME", "x" * 129),
+        *(
+            ("SUPPORT_EMAIL", text)
+            for text in (
+                "help",
+                "Help <help@example.com>",
+                "a@example.com,b@example.com",
+                "<a@b.c>",
+            )
         ),
         *(
             ("RESET_PASSWORD_URL", text)
@@ -537,6 +573,10 @@ def test_a_complete_production_starts():
         ({"PUBLIC_BASE_URL": "https://203.0.113.7"}, "MAIL_DEFAULT_SENDER"),
         ({"DYNO": "web.1", "TRUSTED_PROXY_HOPS": "0"}, "TRUSTED_PROXY_HOPS"),
         ({"MAIL_SERVER": ""}, "MAIL_SERVER"),
+        *(
+            ({name: "http://app.example/"}, name)
+            for name in ("PRODUCT_URL", "PRIVACY_URL", "TERMS_URL")
+        ),
         ({"RESET_PASSWORD_URL": "http://app.example/reset"}, "RESET_PASSWORD_URL"),
         ({"WEB_CONCURRENCY": "2"}, "REDIS_URL"),
         ({"RATELIMIT_ENABLED": "0"}, "RATELIMIT_ENABLED"),

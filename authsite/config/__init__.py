@@ -149,6 +149,14 @@ def _production_checks(settings: Mapping[str, Any], environ: Mapping[str, str]) 
             not all(each.startswith("https://") for each in settings["FORWARD_AUTH_ORIGINS"]),
             "must list https:// origins",
         ),
+        *(
+            (
+                name,
+                not (settings[name] or "https://").startswith("https://"),
+                "must start with https://",
+            )
+            for name in ("PRODUCT_URL", "PRIVACY_URL", "TERMS_URL")
+        ),
         (
             "RESET_PASSWORD_URL",
             not (settings["RESET_PASSWORD_URL"] or "https://").startswith("https://"),
@@ -218,6 +226,8 @@ def _derived(settings: Mapping[str, Any]) -> dict[str, Any]:
         - {_host_of(settings["PUBLIC_BASE_URL"])},
         "MAIL_DEFAULT_SENDER": settings["MAIL_DEFAULT_SENDER"]
         or hosts.named_sender(settings["SITE_NAME"], f"no-reply@{host}"),
+        "PRODUCT_NAME": settings["PRODUCT_NAME"] or settings["SITE_NAME"],
+        "SUPPORT_URL": settings["SUPPORT_EMAIL"] and hosts.mailto(settings["SUPPORT_EMAIL"]),
         # CONTRACT: 64 KiB for any body; forms are held to it as well as JSON.
         "MAX_CONTENT_LENGTH": 64 * 1024,
         "MAX_FORM_MEMORY_SIZE": 64 * 1024,
@@ -272,6 +282,11 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
     "MAIL_USE_SSL": ("MAIL_USE_SSL", values.flag, False),
     "MAIL_DEFAULT_SENDER": ("MAIL_DEFAULT_SENDER", hosts.sender, None),
     "SITE_NAME": ("SITE_NAME", values.site_name, "authsite"),
+    "PRODUCT_URL": ("PRODUCT_URL", hosts.page_url, None),
+    "PRODUCT_NAME": ("PRODUCT_NAME", values.site_name, None),
+    "SUPPORT_EMAIL": ("SUPPORT_EMAIL", hosts.mail_address, None),
+    "PRIVACY_URL": ("PRIVACY_URL", hosts.page_url, None),
+    "TERMS_URL": ("TERMS_URL", hosts.page_url, None),
     "RESET_PASSWORD_URL": ("RESET_PASSWORD_URL", hosts.bare_page_url, None),
     "CORS_ORIGINS": ("CORS_ORIGINS", hosts.origins, []),
     "WEBHOOK_URLS": ("WEBHOOK_URLS", hosts.webhook_urls, []),

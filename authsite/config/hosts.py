@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from email.utils import quote
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from urllib.parse import quote as percent_encoded
 
 import idna
 
@@ -108,6 +109,21 @@ def sender(text: str) -> str:
         convert,
         text,
     )
+
+
+def mail_address(text: str) -> str:
+    def convert(given: str) -> str:
+        if "<" in given:
+            raise ValueError
+        return sender(given)
+
+    return _or_say("must be one address alone, like support@example.com", convert, text)
+
+
+def mailto(address: str) -> str:
+    """Return the link that begins a mail (RFC 6068); an address may hold what splits a URL."""
+    local, _, domain = address.rpartition("@")
+    return f"mailto:{percent_encoded(local, safe='')}@{domain}"
 
 
 def named_sender(name: str, address: str) -> str:

@@ -328,6 +328,8 @@ def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
         "reset_url": f"{base_url}/forgot-password",
         "login_url": f"{base_url}/login",
     }
+    for name in ("product_name", "product_url", "support_email", "support_url"):
+        context[name] = current_app.config[name.upper()]
     if context.get("device_name"):
         context["device_name"] = device_label(context["device_name"])
     if reset_id := context.pop("reset_id", None):
@@ -365,6 +367,7 @@ def message(to: str, subject: str, *, body: str, html: str | None = None) -> Mes
         body=body,
         html=html,
         sender=current_app.config["MAIL_DEFAULT_SENDER"],
+        reply_to=current_app.config["SUPPORT_EMAIL"],
         extra_headers={"Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "All"},
     )
     # By itself it would end in this machine's name, which is nobody's business and looks like spam.

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from flask import Blueprint, g, make_response, redirect, request, session
+from flask import Blueprint, current_app, g, make_response, redirect, request, session
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
-from .. import accounts, registrations, sessions
+from .. import accounts, registrations, sessions, spelling
 from ..errors import EmailNotVerified, EmailTaken, InactiveAccount, InvalidCredentials
 from ..web import authentication, limits
 from ..web.forms import DetailsForm, LoginForm, RegisterForm
@@ -17,6 +17,9 @@ blueprint = Blueprint("accounts", __name__)
 
 WRONG = "Email or password is wrong. Check both and try again"
 INACTIVE = "This account has been deactivated. Ask the operator of this site to open it again"
+INACTIVE_SUPPORT = Markup(
+    'This account has been deactivated. <a href="{}">Write to {}</a> to have it opened again'
+)
 TAKEN = Markup(
     "An account with this email address already exists."
     ' <a href="/login">Sign in</a> or <a href="/forgot-password">reset your password</a>'
@@ -35,7 +38,7 @@ def home() -> Response:
 def show_register() -> ResponseReturnValue:
     """Show the form for a new account."""
     if "session" in g:
-        return redirect(answers.HOME)
+        return redirect(answers.next_location() if "next" in request.args else answers.HOME)
     return _register_page(RegisterForm())
 
 
@@ -59,7 +62,7 @@ def register() -> ResponseReturnValue:
         form.refuse("email", TAKEN)
         return _register_page(form)
     authentication.sign_in(registered, is_remembered=False)
-    return answers.done("Account created. You are signed in on this device.")
+    return answers.signed_up()
 
 
 @blueprint.get("/login")
@@ -87,7 +90,7 @@ def login() -> ResponseReturnValue:
     except InvalidCredentials:
         form.refuse("email", WRONG)
     except InactiveAccount:
-        form.refuse("email", INACTIVE)
+        form.refuse("email", _inactive())
     except EmailNotVerified as refusal:
         form.refuse("email", refusal.message)
     else:
@@ -129,12 +132,26 @@ def _claim(person: dict[str, Any]) -> ResponseReturnValue:
 
 
 def _register_page(form: RegisterForm) -> ResponseReturnValue:
-    return _asking_for_hints(answers.page("accounts/register.html", form=form))
+    return _asking_for_hints(
+        answers.page("accounts/register.html", form=form, login=answers.leading_on(answers.LOGIN))
+    )
 
 
 def _login_page(form: LoginForm) -> ResponseReturnValue:
+    register = answers.leading_on(answers.REGISTER)
     is_needed = "next" in request.args
-    return _asking_for_hints(answers.page("accounts/login.html", form=form, is_needed=is_needed))
+    return _asking_for_hints(
+        answers.page("accounts/login.html", form=form, is_needed=is_needed, register=register)
+    )
+
+
+def _inactive() -> str:
+    """Return what to say of a closed account; whom to ask is no secret."""
+    address = current_app.config["SUPPORT_EMAIL"]
+    if address is None:
+        return INACTIVE
+    shown = spelling.readable_email(address)
+    return INACTIVE_SUPPORT.format(current_app.config["SUPPORT_URL"], shown)
 
 
 def _asking_for_hints(page: ResponseReturnValue) -> Response:

@@ -2,7 +2,7 @@
 
 import re
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 from flask import (
     current_app,
@@ -29,6 +29,7 @@ MAX_LINK_TOKEN = 512  # the longest of ours have 450; a cookie holds 4096
 WRONG_PASSWORD = "Your password is wrong"  # noqa: S105
 EXPIRED = "Your form expired. Try again."
 NO_COOKIE = "Your browser keeps no cookie for this site. Allow cookies and try again."
+ACCOUNT_CREATED = "Account created. You are signed in on this device."
 ALREADY_IN = "You are already signed in."
 # One slash and then neither a second nor a backslash, which browsers take for one; no control characters,
 # which they drop before they look.
@@ -89,8 +90,13 @@ def others_signed_out(count: int) -> str:
 
 
 def next_location() -> str:
-    """Return where the login leads: the path of ours or of a listed product that `next` names, or home."""
-    target = request.args.get("next", "")
+    """Return where a sign-in leads: the path of ours or of a listed product that `next` names, else home.
+
+    Without a `next` it leads back to the product, if there is one.
+    """
+    if "next" not in request.args:
+        return current_app.config["PRODUCT_URL"] or HOME
+    target = request.args["next"]
     parts = urlsplit(target) if target.isascii() and target.isprintable() else None
     if parts and f"{parts.scheme}://{parts.netloc}" in current_app.config["FORWARD_AUTH_ORIGINS"]:
         return target
@@ -99,6 +105,20 @@ def next_location() -> str:
     origin = headers.own_origin()
     resolved = urlsplit(urljoin(origin, target))
     return target if f"{resolved.scheme}://{resolved.netloc}" == origin else HOME
+
+
+def signed_up() -> Response:
+    """Return the redirect of who is signed in to a new account: on to what it was made for, or home."""
+    location = next_location()
+    return done(ACCOUNT_CREATED) if location == HOME else redirect(location, 303)
+
+
+def leading_on(path: str, *, how: str | None = None) -> str:
+    """Return a path of the sign-in, which leads on to where this one does."""
+    query = {"with": how} if how else {}
+    if "next" in request.args:
+        query["next"] = next_location()
+    return f"{path}?{urlencode(query, safe='/')}" if query else path
 
 
 def unusable_link(name: str, template: str) -> ResponseReturnValue:

@@ -42,7 +42,7 @@ def confirm() -> ResponseReturnValue:
         session.pop("confirm_registration")
         return answers.done("You already have an account with this email address.", answers.LOGIN)
     authentication.sign_in(confirmed, is_remembered=False)
-    return answers.done("Account created. You are signed in on this device.")
+    return answers.signed_up()
 
 
 def _confirm_page(form: PasswordForm) -> ResponseReturnValue:

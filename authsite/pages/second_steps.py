@@ -1,7 +1,5 @@
 """The second step: finish a sign-in with it, set it up, take it away."""
 
-from urllib.parse import urlencode
-
 import segno
 from flask import Blueprint, Response, flash, g, redirect, request, session
 from flask.typing import ResponseReturnValue
@@ -38,7 +36,7 @@ REPLACED = "These recovery codes have been replaced since. Make new ones if you 
 def ask(required: SecondStepRequired) -> ResponseReturnValue:
     """Keep the pending sign-in in the cookie, and lead to where it is finished."""
     session[PENDING] = required.mfa_token
-    return redirect(_address(SECOND_STEP), 303)
+    return redirect(answers.leading_on(SECOND_STEP), 303)
 
 
 @blueprint.get("/login/second-step")
@@ -197,8 +195,10 @@ def _code_page(form: CodeForm, waiting: second_steps.pending.Pending | None) -> 
         "second_steps/sign_in.html",
         form=form,
         wants_recovery=_wants_recovery() or "otp" not in methods,
-        with_app=_address(SECOND_STEP) if "otp" in methods else None,
-        with_recovery=_address(SECOND_STEP, how="recovery") if "recovery_code" in methods else None,
+        with_app=answers.leading_on(SECOND_STEP) if "otp" in methods else None,
+        with_recovery=answers.leading_on(SECOND_STEP, how="recovery")
+        if "recovery_code" in methods
+        else None,
     )
 
 
@@ -212,15 +212,7 @@ def _start_again(word: str) -> ResponseReturnValue:
         flash(word)
     elif "session" in g:
         return redirect(answers.next_location(), 303)
-    return redirect(_address(answers.LOGIN), 303)
-
-
-def _address(path: str, *, how: str | None = None) -> str:
-    """Return a path of the sign-in, which leads on to where this one does."""
-    query = {"with": how} if how else {}
-    if "next" in request.args:
-        query["next"] = answers.next_location()
-    return f"{path}?{urlencode(query, safe='/')}" if query else path
+    return redirect(answers.leading_on(answers.LOGIN), 303)
 
 
 def _setup() -> second_steps.apps.Setup:

@@ -24,9 +24,9 @@ def change_password() -> BaseResponse:
 @blueprint.get("/.well-known/security.txt")
 def security_txt() -> Response:
     """Tell whom to write to about a weakness (RFC 9116)."""
-    _, address = parseaddr(current_app.config["MAIL_DEFAULT_SENDER"])
+    _, sender = parseaddr(current_app.config["MAIL_DEFAULT_SENDER"])
     lines = [
-        f"Contact: mailto:{address}",
+        f"Contact: {current_app.config['SUPPORT_URL'] or f'mailto:{sender}'}",
         f"Expires: {times.iso(clock.now() + SECURITY_TXT_LIFETIME)}",
         "Preferred-Languages: en",
         f"Canonical: {current_app.config['PUBLIC_BASE_URL']}/.well-known/security.txt",

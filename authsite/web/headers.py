@@ -92,10 +92,8 @@ class Envelope:
         self._wsgi_app = app.wsgi_app
         self._own_host = urlsplit(app.config["PUBLIC_BASE_URL"]).netloc
         # A form's own redirects are governed too: after the sign-in form they lead to a product.
-        products = " ".join(app.config["FORWARD_AUTH_ORIGINS"])
-        policy = CONTENT_SECURITY_POLICY.replace(
-            "form-action 'self'", f"form-action 'self' {products}".rstrip()
-        )
+        targets = " ".join(["'self'", *_products(app)])
+        policy = CONTENT_SECURITY_POLICY.replace("form-action 'self'", f"form-action {targets}")
         self._headers = list((SECURITY_HEADERS | {"Content-Security-Policy": policy}).items())
         if app.config["IS_PRODUCTION"]:
             self._headers.append(("Strict-Transport-Security", HSTS))
@@ -139,6 +137,15 @@ class Envelope:
             return start_response(status, headers, *failure)
 
         return self._wsgi_app(environ, start)
+
+
+def _products(app: Flask) -> list[str]:
+    """Return the origins to which a sign-in may lead."""
+    origins: list[str] = app.config["FORWARD_AUTH_ORIGINS"]
+    back = urlsplit(app.config["PRODUCT_URL"] or "")
+    return list(
+        dict.fromkeys([*origins, f"{back.scheme}://{back.netloc}"] if back.netloc else origins)
+    )
 
 
 class ChunkedBody:

@@ -191,6 +191,9 @@ def _page(status: int, retry_after: int | None, detail: str | None) -> Response:
 def _plainest_page() -> Response:
     """Return the page for a fault of ours: no template, session or database that could fail again."""
     site = escape(current_app.config["SITE_NAME"])
+    support = current_app.config["SUPPORT_EMAIL"]
+    link = f'<a href="{escape(current_app.config["SUPPORT_URL"])}">{escape(support)}</a>'
+    helped = f" If it goes on, write to {link} and name the reference." if support else ""
     text = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -198,7 +201,7 @@ def _plainest_page() -> Response:
         '<link rel="stylesheet" href="/static/app.css"></head><body>'
         f'<header><div class="column bar"><a class="site-name" href="/">{site}</a></div></header>'
         '<main id="main" class="door"><h1>There is a problem with the service</h1>'
-        "<p>Try again later. Nothing you entered was saved.</p>"
+        f"<p>Try again later. Nothing you entered was saved.{helped}</p>"
         f"<p>Reference: {headers.request_id()}</p></main></body></html>"
     )
     return Response(text, HTTPStatus.INTERNAL_SERVER_ERROR)
