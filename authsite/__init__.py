@@ -9,7 +9,7 @@ from flask import Flask
 from flask.json.provider import JSONProvider
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from . import api, clock, commands, config, database, events, forwarding, pages, spelling
+from . import api, clock, commands, config, database, events, forwarding, pages, shortcuts, spelling
 from .database import models
 from .extensions import csrf, init_migrations, mail
 from .web import authentication, headers, health, limits, openapi, problems, times
@@ -48,6 +48,7 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     app.json = OrjsonProvider(app)
     app.config.update(settings)
     events.configure(settings["LOG_FORMAT"])
+    app.wsgi_app = shortcuts.Shortcut(app)  # type: ignore[method-assign]
     headers.init_app(app)
     _trust_proxies(app, settings["TRUSTED_PROXY_HOPS"])
     app.wsgi_app = headers.Bounds(app.wsgi_app)  # type: ignore[method-assign]

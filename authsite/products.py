@@ -8,9 +8,9 @@ import hashlib
 import hmac
 import uuid
 from datetime import timedelta
+from functools import lru_cache
 from typing import NamedTuple
 
-import jwt
 import orjson
 from flask import current_app
 
@@ -99,6 +99,7 @@ def assertion(session: sessions.Resumed, origin: str) -> str:
     """Return a JWT that tells this product, and no other, whose request it is; good for a minute."""
     account, now = session.account, int(clock.now().timestamp())
     secret: str = current_app.config["SECRET_KEY"]
+    header, key = _assertion_header(secret, origin)
     claims = {
         "iss": current_app.config["PUBLIC_BASE_URL"],
         "aud": origin,
@@ -109,10 +110,15 @@ def assertion(session: sessions.Resumed, origin: str) -> str:
         "iat": now,
         "exp": now + int(ASSERTION_LIFETIME.total_seconds()),
     }
+    return tokens.signed_jwt(header, claims, key)
+
+
+@lru_cache(maxsize=64)
+def _assertion_header(secret: str, origin: str) -> tuple[str, bytes]:
+    """Return the encoded header of a product's assertions, and their key."""
     kid = hashlib.sha256(tokens.derived_key(secret, "kid")).hexdigest()[:16]
-    return jwt.encode(
-        claims, assertion_key(origin), algorithm=tokens.ALGORITHM, headers={"kid": kid}
-    )
+    key = assertion_key(origin).encode()
+    return tokens.encoded_header(key, kid=kid), key
 
 
 def assertion_key(origin: str) -> str:

@@ -30,7 +30,11 @@ def introspect_token() -> dict[str, Any]:
     the product's traffic is not the device's.
     """
     service = authentication.service_client()
-    token = _token_of_body()
+    return introspection(_token_of_body(), service)
+
+
+def introspection(token: str, service: str) -> dict[str, Any]:
+    """Return what a service is told of a token (RFC 7662 §2.2)."""
     try:
         claims = tokens.read(token, tokens.ACCESS)
         session = sessions.resume_api(claims.session_id, claims.user_id, issued_at=claims.issued_at)

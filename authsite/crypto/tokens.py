@@ -218,10 +218,10 @@ def _verify(token: str, key: bytes) -> dict[str, Any]:
 
 
 def _encode(purpose: Purpose, claims: Claims) -> str:
-    """Return the signed token (RFC 7515 §7.1): measured, 10 µs instead of PyJWT's 50, twice a rotation."""
     header, key = next(iter(_keys_by_header(purpose, _secrets()).items()))
     proof = {} if claims.auth_time is None else {"auth_time": claims.auth_time}
-    payload = orjson.dumps(
+    return signed_jwt(
+        header,
         {
             "iss": ISSUER,
             "aud": purpose.audience,
@@ -231,17 +231,30 @@ def _encode(purpose: Purpose, claims: Claims) -> str:
             "iat": claims.issued_at,
             "exp": claims.expires_at,
             **proof,
-        }
+        },
+        key,
     )
-    signed = f"{header}.{_base64url(payload)}"
+
+
+def signed_jwt(header: str, claims: Mapping[str, Any], key: bytes) -> str:
+    """Return a JWT in compact form (RFC 7515 §7.1) under a header of `encoded_header`.
+
+    Measured, 10 µs instead of the 50 that PyJWT takes, which a rotation would pay twice.
+    """
+    signed = f"{header}.{_base64url(orjson.dumps(claims))}"
     return f"{signed}.{_base64url(hmac.digest(key, signed.encode(), 'sha256'))}"
+
+
+def encoded_header(key: bytes, **members: str) -> str:
+    """Return the first part of a JWT, with `alg` and `typ`."""
+    return jwt.encode({}, key, algorithm=ALGORITHM, headers=members).partition(".")[0]
 
 
 def _base64url(data: bytes) -> str:
     return urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def _header(purpose: Purpose, secret: str) -> dict[str, Any]:
+def _header(purpose: Purpose, secret: str) -> dict[str, str]:
     return {"typ": purpose.typ, "kid": hashlib.sha256(derived_key(secret, "kid")).hexdigest()[:16]}
 
 
@@ -251,8 +264,7 @@ def _keys_by_header(purpose: Purpose, all_secrets: tuple[str, ...]) -> Mapping[s
     keys = {}
     for secret in all_secrets:
         key = derived_key(secret, purpose.audience)
-        sample = jwt.encode({}, key, algorithm=ALGORITHM, headers=_header(purpose, secret))
-        keys[sample.partition(".")[0]] = key
+        keys[encoded_header(key, **_header(purpose, secret))] = key
     return keys
 
 

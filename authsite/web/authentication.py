@@ -127,7 +127,8 @@ def service_client() -> str:
     Only a wrong secret is counted: a right one may ask as often as its product is used.
     """
     try:
-        return service_clients.authenticate(*_basic_credentials())
+        header = request.headers.get("Authorization", "")
+        return service_clients.authenticate(*basic_credentials(header))
     except InvalidClient:
         limits.service_secret.count()
         raise
@@ -165,8 +166,8 @@ def _claims() -> tokens.Claims:
     return tokens.read(token.strip(" "), tokens.ACCESS)
 
 
-def _basic_credentials() -> tuple[str, str]:
-    header = request.headers.get("Authorization", "")
+def basic_credentials(header: str) -> tuple[str, str]:
+    """Return the name and the secret of an Authorization header (RFC 7617), or raise InvalidClient."""
     scheme, _, encoded = header.partition(" ")
     if scheme.lower() != "basic" or len(header) > MAX_BASIC:
         raise InvalidClient
@@ -447,8 +448,7 @@ def _client(device_id: str | None, device_name: str | None) -> sessions.Client:
 
 def remote_address() -> str | None:
     """Return the canonical address of the peer, or None where it has none (a Unix socket)."""
-    address = limits.canonical_address(request.remote_addr)
-    return str(address) if address else None
+    return limits.address_text(request.remote_addr)
 
 
 def _user_agent() -> str | None:

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Iterable
 from functools import lru_cache
-from http import HTTPStatus
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -71,11 +70,12 @@ _BLANKS = re.compile(r"\s+")
 _ENVIRON_KEY = "authsite.request_id"
 _HAS_LARGE_COOKIES = "authsite.has_large_cookies"
 _HAS_NO_REFERRER = "authsite.has_no_referrer"
+_FAULT = "authsite.fault"
 
 
 def init_app(app: Flask) -> None:
     app.wsgi_app = Envelope(app)  # type: ignore[method-assign]
-    app.before_request(_refuse_large_cookies)
+    app.before_request(_refuse)
     if app.config["IS_PRODUCTION"]:
         app.before_request(_insist_on_https)
     app.after_request(_add)
@@ -131,7 +131,8 @@ class Envelope:
             environ["wsgi.input"] = ChunkedBody(environ["wsgi.input"])
 
         def start(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
-            _log(int(status[:3]), began_at)
+            if not (status.startswith("200") and environ.get("PATH_INFO") in UNLOGGED_SUCCESSES):
+                _log(int(status[:3]), began_at)
             own = self._without_referrer if _HAS_NO_REFERRER in environ else self._headers
             headers = [*headers, *own, ("X-Request-Id", request_id)]
             return start_response(status, headers, *failure)
@@ -177,9 +178,22 @@ def _bound_cookies(environ: "WSGIEnvironment") -> None:
         environ["HTTP_COOKIE"] = _BLANKS.sub(" ", environ["HTTP_COOKIE"])
 
 
-def _refuse_large_cookies() -> None:
-    if _HAS_LARGE_COOKIES in request.environ:
+def has_large_cookies(environ: "WSGIEnvironment") -> bool:
+    """Return whether the request is to be refused for the size of its cookies."""
+    return _HAS_LARGE_COOKIES in environ
+
+
+def pass_on(environ: "WSGIEnvironment", fault: Exception) -> None:
+    """Have Flask answer the request with this fault, met in a layer below it."""
+    environ[_FAULT] = fault
+
+
+def _refuse() -> None:
+    environ = request.environ
+    if has_large_cookies(environ):
         raise RequestHeaderFieldsTooLarge
+    if _FAULT in environ:
+        raise environ[_FAULT]
 
 
 def send_no_referrer() -> None:
@@ -249,9 +263,7 @@ def _add(response: Response) -> Response:
 
 def _log(status: int, began_at: float) -> None:
     """Log the request in one line; never its query, which may hold a reset token."""
-    if request.path.startswith(UNLOGGED) or (
-        status == HTTPStatus.OK and request.path in UNLOGGED_SUCCESSES
-    ):
+    if request.path.startswith(UNLOGGED):
         return
     session = g.get("session")
     refusal = "refused" if status < 500 else "error"

@@ -255,6 +255,12 @@ def address_key(address: str | None) -> str:
     return str(parsed or "unknown")
 
 
+def address_text(address: str | None) -> str | None:
+    """Return an address's canonical form as text, or None for what is none."""
+    parsed = canonical_address(address)
+    return str(parsed) if parsed else None
+
+
 @functools.lru_cache(maxsize=4096)
 def canonical_address(address: str | None) -> IPv4Address | IPv6Address | None:
     """Return the address, an IPv4 one also where it came mapped into IPv6; None for anything else."""

@@ -2,7 +2,8 @@
 
 Prints the median of each side and the ratio for
     W1 GET /auth/me   W2 POST /auth/refresh, chained   W3 POST /auth/login
-    W4 GET /sessions/me, five sessions   W5 GET /login   and W1's p99 while people sign in.
+    W4 GET /sessions/me, five sessions   W5 GET /login   what products ask with each request of theirs,
+    and W1's p99 while people sign in.
 Limits are on and never refuse: 10,000 users take turns, and each request comes from another address.
 """
 
@@ -30,6 +31,8 @@ WORKLOADS = {
     "login": Workload("W3 POST /auth/login", 0.90, connections=4),
     "list": Workload("W4 GET /sessions/me, 5 sessions", 0.55),
     "page": Workload("W5 GET /login page", 0.70),
+    "forward": Workload("GET /forward-auth, with a bearer", 0.85),
+    "introspect": Workload("POST /auth/introspect", 0.85),
     "storm": Workload("W1 while people sign in, p99 in ms", 1.5, 8, is_latency=True),
 }
 SIGNING_IN = 4  # connections that sign in, one after another, during "storm"

@@ -54,6 +54,18 @@ end
 local work = {
     me = function() return read("/api/v1/auth/me") end,
     list = function() return read("/api/v1/sessions/me") end,
+    forward = function()
+        local sent = headers()
+        sent["Authorization"] = "Bearer " .. turn()
+        sent["X-Forwarded-Host"] = "wiki.example.com"
+        return wrk.format("GET", "/forward-auth", sent)
+    end,
+    introspect = function()
+        local sent = headers()
+        sent["Authorization"] = "Basic YmVuY2g6c2VjcmV0IG9mIHRoZSBiZW5jaG1hcms="  -- bench:secret of the benchmark
+        sent["Content-Type"] = "application/x-www-form-urlencoded"
+        return wrk.format("POST", "/api/v1/auth/introspect", sent, "token=" .. turn())
+    end,
     page = function() return wrk.format("GET", "/login", headers()) end,
     login = function()
         local email, sent = turn(), headers()

@@ -5,12 +5,16 @@ driven with one script. It refuses what a signature or a row refuses; it limits,
 The page's floor is Flask with a form, its CSRF token and a template, and nothing else.
 """
 
+import base64
+import hashlib
+import hmac
 import os
 import queue
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qs
 
 import jwt
 import orjson
@@ -32,6 +36,8 @@ KEYS = {
     for purpose in (tokens.ACCESS, tokens.REFRESH)
 }
 HEADERS = {purpose: tokens._header(purpose, SECRET) for purpose in KEYS}
+ASSERTION_KEY = tokens.derived_key(SECRET, "assertion")
+SERVICE_DIGEST = hashlib.sha256(b"secret of the benchmark").digest()
 HASHER = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
 
 IS_LIVE = "s.ended_at IS NULL AND s.expires_at > %(now)s AND u.is_active"
@@ -132,12 +138,35 @@ def login(environ: dict[str, Any]) -> Answer:
     return _tokens(row["sub"], row["sid"], row["new"], now, row["until"])
 
 
+def forward_auth(environ: dict[str, Any]) -> Answer:
+    found = _rows(ME, _bearer(environ) | {"now": datetime.now(UTC)})
+    if not found:
+        return "401 Unauthorized", {}
+    now, user = int(datetime.now(UTC).timestamp()), found[0]
+    claims = {"sub": str(user["id"]), "email": user["email"], "iat": now, "exp": now + 60}
+    return "200 OK", {"assertion": jwt.encode(claims, ASSERTION_KEY, algorithm="HS256")}
+
+
+def introspect(environ: dict[str, Any]) -> Answer:
+    _, _, encoded = environ["HTTP_AUTHORIZATION"].partition(" ")
+    name, _, secret = base64.b64decode(encoded).decode().partition(":")
+    if not hmac.compare_digest(hashlib.sha256(secret.encode()).digest(), SERVICE_DIGEST):
+        return "401 Unauthorized", {}
+    body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])).decode()
+    claims = _claims(parse_qs(body)["token"][0], tokens.ACCESS)
+    found = _rows(ME, claims | {"now": datetime.now(UTC)})
+    said = {each: claims[each] for each in ("sub", "sid", "iat", "exp")}
+    return "200 OK", {"active": True, "client_id": name} | said if found else {"active": False}
+
+
 WORK: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "/healthz": healthz,
     "/api/v1/auth/me": me,
     "/api/v1/sessions/me": sessions,
     "/api/v1/auth/refresh": refresh,
     "/api/v1/auth/login": login,
+    "/forward-auth": forward_auth,
+    "/api/v1/auth/introspect": introspect,
 }
 
 

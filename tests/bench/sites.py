@@ -1,5 +1,6 @@
 """The servers that are compared: the floor, and the service under gunicorn or granian."""
 
+import hashlib
 import importlib.util
 import os
 import subprocess
@@ -64,6 +65,8 @@ def production(database_url: str, redis_url: str) -> dict[str, str]:
         "REDIS_URL": redis_url,
         "PUBLIC_BASE_URL": f"https://{services.HOST}",
         "TRUSTED_PROXY_HOPS": "1",
+        "FORWARD_AUTH_ORIGINS": "https://wiki.example.com",
+        "SERVICE_CLIENTS": f"bench:{hashlib.sha256(b'secret of the benchmark').hexdigest()}",
         "MAIL_SERVER": services.HOST,
         "MAIL_DEFAULT_SENDER": "accounts@example.com",
         "MAIL_PORT": "9",  # nobody listens: no workload sends mail

@@ -92,7 +92,7 @@ def ask(app, origin, path="/", *, at="/forward-auth", method="GET", **headers):
     }
     # A client with a jar of its own would send that instead of the header.
     client = app.test_client(use_cookies=False)
-    return client.open(at, method=method, headers=forwarded | headers)
+    return client.open(at, method=method, headers=forwarded | headers, base_url=ACCOUNT)
 
 
 @pytest.fixture

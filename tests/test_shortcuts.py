@@ -1,0 +1,215 @@
+"""What products ask with each request: answered below Flask, and exactly as Flask's views would answer."""
+
+import base64
+import hashlib
+
+import pytest
+from flask import Flask
+from sqlalchemy.exc import OperationalError
+
+from authsite import sessions, shortcuts
+from tests.api.conftest import V1
+from tests.factories import PASSWORD
+
+OWN = "https://accounts.example.com"
+WIKI = "https://wiki.example.com"
+ASKED = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "wiki.example.com"}
+SECRET = "s-" + "1" * 41
+BASIC = {"Authorization": "Basic " + base64.b64encode(f"billing:{SECRET}".encode()).decode()}
+
+
+@pytest.fixture
+def app(make_app):
+    return make_app(
+        PUBLIC_BASE_URL=OWN,
+        FORWARD_AUTH_ORIGINS=WIKI,
+        TRUSTED_PROXY_HOPS="1",
+        SERVICE_CLIENTS=f"billing:{hashlib.sha256(SECRET.encode()).hexdigest()}",
+    )
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client(use_cookies=False)
+
+
+@pytest.fixture
+def token(app, client):
+    registration = {"email": "ada@example.com", "password": PASSWORD, "first_name": "Ada"}
+    assert client.post(f"{V1}/auth/register", json=registration, base_url=OWN).status_code == 201
+    answer = client.post(
+        f"{V1}/auth/login", json={"email": "ada@example.com", "password": PASSWORD}, base_url=OWN
+    )
+    return answer.get_json()["access_token"]
+
+
+@pytest.fixture
+def without_flask(monkeypatch):
+    """From now on Flask answers nothing."""
+
+    def answer(*_):
+        raise AssertionError("Flask was asked")
+
+    return lambda: monkeypatch.setattr(Flask, "full_dispatch_request", answer)
+
+
+def introspect(client, token, **how):
+    how = {"data": {"token": token}, "headers": BASIC} | how
+    return client.post(f"{V1}/auth/introspect", **{"base_url": OWN} | how)
+
+
+def forward_auth(client, token, path="/forward-auth", **headers):
+    sent = ASKED | {"Authorization": f"Bearer {token}"} | headers
+    return client.get(path, headers=sent, base_url=OWN)
+
+
+@pytest.mark.parametrize("path", ["/forward-auth", "/auth-request"])
+def test_a_good_credential_is_answered_below_flask_by_one_statement(
+    client, token, without_flask, sent_statements, path
+):
+    forward_auth(client, token)  # the first use of a token is noted
+    without_flask()
+    with sent_statements() as sent:
+        answer = forward_auth(client, token, path)
+
+    assert answer.status_code == 200
+    assert len(sent) == 1
+
+
+def test_a_good_token_is_introspected_below_flask_by_one_statement(
+    client, token, without_flask, sent_statements
+):
+    introspect(client, token)
+    without_flask()
+    with sent_statements() as sent:
+        answer = introspect(client, token)
+
+    assert (answer.status_code, answer.get_json()["active"]) == (200, True)
+    assert len(sent) == 1
+
+
+QUESTIONS = {
+    "a good bearer": ("/forward-auth", {}),
+    "of nginx": ("/auth-request", {}),
+    "of nginx, by its other header": (
+        "/auth-request",
+        {"X-Forwarded-Host": "", "X-Forwarded-Proto": "", "X-Original-URL": f"{WIKI}/a?b"},
+    ),
+    "that header, where it counts for nothing": (
+        "/forward-auth",
+        {"X-Forwarded-Host": "", "X-Original-URL": f"{WIKI}/a"},
+    ),
+    "of another product": ("/forward-auth", {"X-Forwarded-Host": "shop.example.com"}),
+    "of no product": ("/forward-auth", {"X-Forwarded-Host": ""}),
+    "of a socket": ("/forward-auth", {"X-Forwarded-Proto": "wss"}),
+    "over http": ("/forward-auth", {"X-Forwarded-Proto": "http"}),
+    "by the name of the product": ("/forward-auth", {"Host": "wiki.example.com"}),
+    "by a name of nobody's": ("/forward-auth", {"Host": "evil.example.com"}),
+    "with nothing": ("/forward-auth", {"Authorization": ""}),
+    "with a bad bearer": ("/forward-auth", {"Authorization": "Bearer x"}),
+    "with a bad bearer beside a cookie": (
+        "/forward-auth",
+        {"Authorization": "Bearer x", "Cookie": "authsite-app=x"},
+    ),
+    "with junk for a cookie": (
+        "/forward-auth",
+        {"Authorization": "", "Cookie": "authsite-app=\xe9"},
+    ),
+    "with too many cookies": ("/forward-auth", {"Cookie": "a=" + "x" * 9000}),
+    "of a page": ("/forward-auth", {"Authorization": "", "Sec-Fetch-Mode": "navigate"}),
+    "with a method in the query": ("/forward-auth?X-Forwarded-Host=evil", {}),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_what_a_proxy_is_told_is_what_flask_would_say(client, token, monkeypatch, question):
+    path, more = QUESTIONS[question]
+    same_on_both_ways(monkeypatch, lambda: forward_auth(client, token, path, **more))
+
+
+BODIES = {
+    "a good token": {},
+    "with a hint": {"data": {"token": "TOKEN", "token_type_hint": "access_token"}},
+    "escaped": {"data": "token=%54OKEN", "content_type": "application/x-www-form-urlencoded"},
+    "twice": {"data": "token=TOKEN&token=x", "content_type": "application/x-www-form-urlencoded"},
+    "with the secret": {"data": {"token": "TOKEN", "client_secret": SECRET}},
+    "without a token": {"data": {"token_type_hint": "x"}},
+    "in the query": {"query_string": {"token": "x"}},
+    "as JSON": {"json": {"token": "TOKEN"}, "data": None},
+    "with no type": {"data": b"token=TOKEN"},
+    "nobody's token": {"data": {"token": "x"}},
+    "of a foreign page": {"headers": BASIC | {"Origin": "https://evil.example.com"}},
+    "with a wrong secret": {"headers": {"Authorization": "Basic YmlsbGluZzp4"}},
+    "without a secret": {"headers": {}},
+    "with half a secret": {"headers": {"Authorization": "Basic \xe9"}},
+    "over http": {"base_url": OWN.replace("https", "http")},
+    "too long": {"data": {"token": "x" * 70_000}},
+    "by another name": {"base_url": "https://evil.example.com"},
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_what_a_service_is_told_is_what_flask_would_say(client, token, monkeypatch, body):
+    how = {name: with_token(value, token) for name, value in BODIES[body].items()}
+    same_on_both_ways(monkeypatch, lambda: introspect(client, token, **how))
+
+
+def with_token(value, token):
+    if isinstance(value, dict):
+        return {name: each.replace("TOKEN", token) for name, each in value.items()}
+    if isinstance(value, bytes):
+        return value.replace(b"TOKEN", token.encode())
+    escaped = f"%{ord(token[0]):02x}{token[1:]}"
+    return value and value.replace("%54OKEN", escaped).replace("TOKEN", token)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/forward-auth", f"{V1}/auth/introspect"])
+def test_each_method_is_answered_as_flask_would(client, token, monkeypatch, path, method):
+    sent = ASKED | ({"Authorization": f"Bearer {token}"} if path == "/forward-auth" else BASIC)
+    same_on_both_ways(
+        monkeypatch, lambda: client.open(path, method=method, headers=sent, base_url=OWN)
+    )
+
+
+def test_an_end_is_seen_by_the_next_question(client, token):
+    """SE-03: nothing is remembered below Flask either."""
+    assert forward_auth(client, token).status_code == 200
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert client.post(f"{V1}/auth/logout", headers=bearer, base_url=OWN).status_code == 200
+
+    assert forward_auth(client, token).status_code == 401
+    assert introspect(client, token).get_json() == {"active": False}
+
+
+def test_a_database_that_is_gone_is_asked_once_and_told_as_ever(client, token, monkeypatch):
+    """FA-01: never "anonymous"."""
+    asked = []
+
+    def fail(*_, **__):
+        asked.append(1)
+        raise OperationalError("SELECT", {}, Exception("gone"))
+
+    monkeypatch.setattr(sessions, "resume_api", fail)
+    assert forward_auth(client, token).status_code == 503
+    assert introspect(client, token).status_code == 503
+    assert len(asked) == 2
+
+
+def same_on_both_ways(monkeypatch, ask) -> None:
+    """Ask as it is and once more without the shortcut; but for time, the answers are the same."""
+    one = ask()
+    monkeypatch.setattr(shortcuts.Shortcut, "_answer", lambda *_: None)
+    other = ask()
+
+    assert told(one) == told(other)
+
+
+def told(answer) -> tuple:
+    headers = dict(answer.headers)
+    for name in ("X-Request-Id", "Remote-Assertion", "RateLimit"):
+        headers.pop(name, None)
+    body = answer.get_json(silent=True) if answer.is_json or "problem" in answer.mimetype else None
+    if isinstance(body, dict):
+        body.pop("request_id", None)
+    return answer.status_code, headers, body if body is not None else len(answer.data)
