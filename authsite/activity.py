@@ -11,7 +11,19 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, cast
 
 from flask import current_app
-from sqlalchemy import String, Uuid, bindparam, case, delete, func, insert, literal, or_, select
+from sqlalchemy import (
+    Insert,
+    String,
+    Uuid,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+)
 
 from . import clock, database
 from .database import Row, UtcDateTime
@@ -19,6 +31,9 @@ from .database.models import AccountEvent, SignInFailures, User
 
 MAX_FAILURES_A_DAY = 50
 MAX_TARGET = 64
+# What can fail: `_failed` and `_blocked` make kinds of it.
+SIGN_IN = "sign_in"
+SECOND_STEP = "second_step"
 
 
 class Actor(NamedTuple):
@@ -48,10 +63,11 @@ def record(
     database.run(_INSERT, event | (by or actor(user_id))._asdict() | {"target": cut})
 
 
-def record_failure(user_id: uuid.UUID, *, counter: bytes, fills_at: int) -> None:
-    """Write a failed sign-in, unless there were 50 that day; the one that filled the count has blocked.
+def record_failure(user_id: uuid.UUID, *, counter: bytes, fills_at: int, of: str = SIGN_IN) -> None:
+    """Write a failure `of` SIGN_IN or SECOND_STEP, unless there were 50 that day.
 
-    Of a user that there is not nothing is written, by the same statement.
+    The one that filled the count has blocked. Of a user that there is not nothing is written, by the same
+    statement.
     """
     now = clock.now()
     event = {"id": database.uuid7(now), "owner_id": user_id, "now": now}
@@ -59,7 +75,7 @@ def record_failure(user_id: uuid.UUID, *, counter: bytes, fills_at: int) -> None
     by = actor(user_id)._replace(session_id=None)
     facts = {"counter": counter, "fills_at": fills_at}
     since = database.first_uuid7(now - timedelta(days=1))
-    database.run(_INSERT_FAILURE, event | by._asdict() | facts | {"since": since})
+    database.run(_INSERT_FAILURE[of], event | by._asdict() | facts | {"since": since})
 
 
 def feed(
@@ -99,40 +115,47 @@ def count_before(before: datetime) -> int:
 
 
 _AFTER_ALL = uuid.UUID(int=2**128 - 1)
-_FAILURES = ("sign_in_failed", "sign_in_blocked")
 _INSERT = database.Prepared(insert(AccountEvent))
 _OWNER = bindparam("owner_id", type_=Uuid())
-_FAILED_LATELY = (
-    select(func.count())
-    .where(
-        AccountEvent.user_id == _OWNER,
-        AccountEvent.id > bindparam("since", type_=Uuid()),
-        AccountEvent.kind.in_(_FAILURES),
-    )
-    .scalar_subquery()
-)
 _IS_FULL = (
     select(SignInFailures.recent)
     .where(SignInFailures.key == bindparam("counter"))
     .scalar_subquery()
 ) >= bindparam("fills_at")
-_INSERT_FAILURE = insert(AccountEvent).from_select(
-    [
-        *("id", "user_id", "kind", "created_at"),
-        *("session_id", "device_name", "ip_address", "location_country"),
-    ],
-    select(
-        bindparam("id", type_=Uuid()),
-        User.id,
-        case((_IS_FULL, literal("sign_in_blocked")), else_=literal("sign_in_failed")),
-        bindparam("now", type_=UtcDateTime()),
-        bindparam("session_id", type_=Uuid()),
-        bindparam("device_name", type_=String()),
-        bindparam("ip_address", type_=String()),
-        bindparam("location_country", type_=String()),
-    ).where(User.id == _OWNER, _FAILED_LATELY < MAX_FAILURES_A_DAY),
-    include_defaults=False,
-)
+
+
+def _insert_failure(of: str) -> Insert:
+    """Each kind of failure has its own 50: who guesses at passwords cannot hide who knows one."""
+    failed, blocked = f"{of}_failed", f"{of}_blocked"
+    failed_lately = (
+        select(func.count())
+        .where(
+            AccountEvent.user_id == _OWNER,
+            AccountEvent.id > bindparam("since", type_=Uuid()),
+            AccountEvent.kind.in_((failed, blocked)),
+        )
+        .scalar_subquery()
+    )
+    return insert(AccountEvent).from_select(
+        [
+            *("id", "user_id", "kind", "created_at"),
+            *("session_id", "device_name", "ip_address", "location_country"),
+        ],
+        select(
+            bindparam("id", type_=Uuid()),
+            User.id,
+            case((_IS_FULL, literal(blocked)), else_=literal(failed)),
+            bindparam("now", type_=UtcDateTime()),
+            bindparam("session_id", type_=Uuid()),
+            bindparam("device_name", type_=String()),
+            bindparam("ip_address", type_=String()),
+            bindparam("location_country", type_=String()),
+        ).where(User.id == _OWNER, failed_lately < MAX_FAILURES_A_DAY),
+        include_defaults=False,
+    )
+
+
+_INSERT_FAILURE = {of: _insert_failure(of) for of in (SIGN_IN, SECOND_STEP)}
 _KIND = bindparam("kind", type_=String())
 _FEED = (
     select(*AccountEvent.__table__.c)

@@ -24,7 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from . import activity, clock, database, events, spelling
 from .crypto import tokens
 from .database.models import SignInFailures
-from .errors import TooManyAttempts
+from .errors import InvalidCode, TooManyAttempts
 
 WINDOW = timedelta(minutes=15)
 MAX_RECENT = 10
@@ -51,18 +51,22 @@ ONLY_ANOTHER_WAY_HELPS = (
 
 
 class Attempt:
-    """One evaluation of a password; it counts as wrong unless it is told otherwise."""
+    """One evaluation of a password or a code; it counts as wrong unless it is told otherwise."""
 
     is_right = False
 
-    def __init__(self, user_id: uuid.UUID | None, counter: bytes) -> None:
+    def __init__(
+        self, user_id: uuid.UUID | None, counter: bytes, *, of: str = activity.SIGN_IN
+    ) -> None:
         self._user_id = user_id
         self._counter = counter
+        self._of = of
 
     def note(self) -> None:
         """Write a wrong one into the account's activity, once it has been counted."""
         user_id = self._user_id or uuid.UUID(int=0)
-        activity.record_failure(user_id, counter=self._counter, fills_at=MAX_RECENT)
+        most = SECOND_STEPS if self._of == activity.SECOND_STEP else PASSWORDS
+        activity.record_failure(user_id, counter=self._counter, fills_at=most.recent, of=self._of)
 
     def succeeded(self) -> None:
         self.is_right = True
@@ -110,8 +114,12 @@ def second_step(user_id: uuid.UUID) -> Iterator[Attempt]:
     if not _add(key, now, up_to=SECOND_STEPS):
         events.record("second_step", outcome="lockout", user_id=user_id)
         raise _too_many(key, now, SECOND_STEPS, ONLY_ANOTHER_WAY_HELPS)
-    this = Attempt(user_id, key)
-    yield this
+    this = Attempt(user_id, key, of=activity.SECOND_STEP)
+    try:
+        yield this
+    except InvalidCode:
+        this.note()
+        raise
     if this.is_right:
         database.run(_FORGET, {"counter": key})
 

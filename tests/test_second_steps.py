@@ -601,9 +601,9 @@ def test_each_change_of_the_second_step_is_told_to_its_owner(ada, time_machine):
     time_machine.move_to("2026-03-01T12:01:00Z", tick=False)
     with pytest.raises(InvalidCode):
         complete(mfa_token(), "000000")
-    assert kinds_of(ada) == expected
+    assert kinds_of(ada) == [*expected, "second_step_failed"]
     complete(mfa_token(), paper[0])
-    expected.append("recovery_code_used")
+    expected += ["recovery_code_used", "second_step_failed"]
     assert kinds_of(ada) == expected
     time_machine.move_to("2026-03-01T12:02:00Z", tick=False)
     second_steps.recovery.replace(ada.id, replaces=recovery.current_set(ada.id))
@@ -619,6 +619,30 @@ def test_each_change_of_the_second_step_is_told_to_its_owner(ada, time_machine):
     assert second_steps.apps.remove(ada.id)
     assert not second_steps.apps.remove(ada.id)
     assert kinds_of(ada) == [*expected, "two_step_off"]
+
+
+def test_the_fifth_wrong_code_is_told_to_have_blocked_and_what_follows_is_not_told(ada, two_step):
+    """LIFE 8.4 for the second step; what is no guess at a code is none of it."""
+    for _ in range(5):
+        with pytest.raises(InvalidCode):
+            complete(mfa_token(), "000000")
+    with pytest.raises(TooManyAttempts):
+        complete(mfa_token(), "000000")
+    with pytest.raises(MfaTokenInvalid):
+        complete("not a token of ours", "000000")
+    told = [each for each in kinds_of(ada) if each != "two_step_on"]
+    assert told == ["second_step_blocked", *["second_step_failed"] * 4]  # in one moment: by name
+
+
+def test_who_guesses_at_passwords_cannot_hide_who_knows_one(ada, two_step):
+    """Each of the two kinds of failures has its own fifty a day."""
+    for _ in range(51):
+        activity.record_failure(ada.id, counter=b"nothing", fills_at=10)
+    with pytest.raises(InvalidCode):
+        complete(mfa_token(), "000000")
+    rows, _ = activity.feed(ada.id, limit=100)
+    kinds = [row.kind for row in rows]
+    assert (kinds.count("sign_in_failed"), kinds.count("second_step_failed")) == (50, 1)
 
 
 def test_a_recovery_code_that_bought_no_session_was_not_used(ada, two_step, monkeypatch):

@@ -44,9 +44,15 @@ SENTENCES = {
     "two_step_off": "Two-step sign-in turned off",
     "second_step_changed": "Second step changed",
     "recovery_code_used": "Recovery code used",
+    "second_step_failed": "Wrong code for the second step",
+    "second_step_blocked": "Wrong code for the second step, and further ones blocked for a while",
     "passkey_added": "Passkey added",
     "passkey_removed": "Passkey removed",
     "key_not_proven": "The sign-in of {} was used without its key, and opened nothing",
+}
+IN_A_ROW = {
+    "sign_in_failed": "{} failed sign-ins, the last",
+    "second_step_failed": "{} wrong codes for the second step, the last",
 }
 # Of each of which there is a mail; signing out all devices is told only where there were others.
 MAILED = frozenset(
@@ -60,7 +66,7 @@ MAILED = frozenset(
 
 
 class Entry(NamedTuple):
-    """One line: an event, or failed sign-ins in a row of which `event` is the last."""
+    """One line: an event, or failures in a row of which `event` is the last."""
 
     event: Row
     sentence: str
@@ -95,14 +101,12 @@ def _by_day(rows: Any) -> list[tuple[Any, list[Entry]]]:
 
 
 def _folded(rows: list[Row]) -> list[Entry]:
-    """Return an entry for each event, but one for all failed sign-ins in a row."""
+    """Return an entry for each event, but one for all failures in a row."""
     entries: list[Entry] = []
-    for is_failure, group in groupby(rows, key=lambda row: row.kind == "sign_in_failed"):
+    for many, group in groupby(rows, key=lambda row: IN_A_ROW.get(row.kind)):
         events = list(group)
-        if is_failure and len(events) > 1:
-            entries.append(
-                Entry(events[0], f"{len(events)} failed sign-ins, the last", is_mailed=False)
-            )
+        if many and len(events) > 1:
+            entries.append(Entry(events[0], many.format(len(events)), is_mailed=False))
         else:
             entries += [_entry(event) for event in events]
     return entries

@@ -38,6 +38,15 @@ def test_failures_in_a_row_are_one_line(ada, open_browser):
     assert "Failed sign-in " not in text
 
 
+def test_wrong_codes_in_a_row_are_one_line_too(app, ada):
+    for _ in range(2):
+        record(app, "second_step_failed")
+    record(app, "sign_in_failed")
+    text = words(ada.get("/account/activity"))
+    assert "2 wrong codes for the second step, the last" in text
+    assert "Failed sign-in By" in text
+
+
 def test_each_day_has_its_heading(app, browser, time_machine):
     time_machine.move_to("2030-11-23T23:00:00Z", tick=False)
     browser.register()

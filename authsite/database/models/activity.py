@@ -20,6 +20,7 @@ EVENT_KINDS = (
     *("deletion_cancelled", "deactivated", "activated", "two_step_on", "two_step_off"),
     *("second_step_changed", "recovery_code_used", "passkey_added", "passkey_removed"),
     "key_not_proven",
+    *("second_step_failed", "second_step_blocked"),
 )
 
 
