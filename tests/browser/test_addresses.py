@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import requests
 from playwright.sync_api import expect
 
 from tests.browser.conftest import (
@@ -150,3 +151,56 @@ def test_a_device_that_was_not_ones_own_is_signed_out_from_the_mail(
         expect(heading(page)).to_have_text("That device is signed out")
         page.goto("/not-me?token=x")
         assert not has_script or is_without_barrier(page, "This link no longer works")
+
+
+def verified_account(site, mailbox):
+    """Return the address of a new account whose mailbox has shown itself."""
+    email = new_account(site)
+    token = mailbox.token("/verify-email", mail_to(mailbox, email))
+    path = f"{site.url}/api/v1/users/me/email/verify"
+    held = api_sign_in(site, email)
+    assert requests.post(path, json={"token": token}, headers=held, timeout=10).ok
+    return email
+
+
+@with_and_without_script
+def test_an_address_is_changed_and_changed_back(chromium, sites, mailbox, has_script):
+    site, new = sites["optional"], new_email()
+    email = verified_account(site, mailbox)
+    with browsers(chromium, site) as open_:
+        page, other = (
+            open_(viewport=WIDE, device_scale_factor=1, has_script=has_script) for _ in range(2)
+        )
+        sign_in(page, email)
+        page.goto("/account")
+        page.get_by_role("link", name="Change email address").click()
+        assert not has_script or is_without_barrier(page, "Your email address")
+        page.get_by_role("button", name="Send link").click()
+        assert not has_script or is_without_barrier(page, "Your email address")
+        page.get_by_label("New email address").fill(new)
+        page.get_by_role("button", name="Send link").click()
+        expect(flash(page)).to_contain_text(f"We have sent a link to {new}.")
+        assert not has_script or is_without_barrier(page, "Your email address")
+        address = link(mailbox, new, "/confirm-email")
+        other.goto(address)
+        other.get_by_role("button", name="Confirm").click()
+        assert not has_script or is_without_barrier(other, "Confirm your new email address")
+        page.goto(address)
+        assert not has_script or is_without_barrier(page, "Confirm your new email address")
+        page.get_by_role("button", name="Confirm").click()
+        expect(flash(page)).to_have_text(f"Your email address is now {new}.")
+        other.goto(address)
+        assert not has_script or is_without_barrier(other, "This link no longer works")
+
+        undo = mailbox.token("/undo-email", mail_to(mailbox, email, 3))
+        other.goto(f"/undo-email?token={undo}")
+        assert not has_script or is_without_barrier(other, "Your email address was changed")
+        other.get_by_role("button", name="Change it back").click()
+        assert not has_script or is_without_barrier(other, "Your email address was changed")
+        other.get_by_label("Type your old email address").fill(email)
+        other.get_by_role("button", name="Change it back").click()
+        expect(flash(other)).to_contain_text("Your address is changed back")
+        other.goto(f"/undo-email?token={undo}")
+        assert not has_script or is_without_barrier(other, "This link no longer works")
+        page.goto("/account/email")
+        expect(heading(page)).to_have_text("Sign in")
