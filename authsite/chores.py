@@ -26,6 +26,7 @@ from . import (
     sessions,
     throttling,
 )
+from .database import faults
 from .second_steps import pending
 
 KEEP = timedelta(days=30)
@@ -73,7 +74,7 @@ class Rota:
                     deleted[chore.name] += count
                     yield True
             except Exception as error:
-                failed[chore.name] = type(error).__name__
+                failed[chore.name] = faults.describe(error)
                 yield True
         self._due_at = clock.now() + (AFTER_A_FAULT if failed else EVERY)
         outcome = "error" if failed else "success"

@@ -93,7 +93,8 @@ def _told(facts: dict[str, Any]) -> str:
         took = facts.pop("milliseconds")
         words = f"{facts.pop('method')} {_quoted(facts.pop('path'))} {facts.pop('status')}"
         return f"{words} in {took} ms"
-    return str(event) if outcome == "success" else f"{event} {outcome}"
+    # An error is called one already, by its level.
+    return str(event) if outcome in {"success", "error"} else f"{event} {outcome}"
 
 
 def _quoted(value: object) -> str:

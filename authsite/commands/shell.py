@@ -8,6 +8,7 @@ import click
 from flask import Blueprint
 from sqlalchemy.exc import SQLAlchemyError
 
+from ..database import faults
 from ..errors import AuthsiteError, InvalidInput
 
 blueprint = Blueprint("commands", __name__, cli_group=None)
@@ -27,7 +28,8 @@ def reporting(command: Callable[..., Any]) -> Callable[..., Any]:
         except UnicodeError:
             raise click.ClickException("This holds a character that cannot be used.") from None
         except SQLAlchemyError as error:
-            kind = type(getattr(error, "orig", None) or error).__name__
-            raise click.ClickException(f"The database failed ({kind}).") from None
+            failed = f"The database failed ({faults.describe(error)})."
+            # A command to copy: nothing stands behind it.
+            raise click.ClickException(faults.advice(error) or failed) from None
 
     return run

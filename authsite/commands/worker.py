@@ -8,7 +8,8 @@ from collections.abc import Callable
 from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
 
-from .. import chores, events, webhooks
+from .. import chores, webhooks
+from ..database import faults
 from ..mail import outbox
 from .shell import blueprint
 
@@ -29,12 +30,14 @@ def work_until_stopped() -> None:
     signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
     telling = _start_telling(lambda: bool(told))
     rota = chores.Rota()
+    news = faults.News("worker")
     while not told:
         try:
             outbox.deliver(is_stopping=lambda: bool(told))
+            news.tell(None)
         except SQLAlchemyError as error:
             # The database may be back at the next turn.
-            events.record("mail", outcome="error", error=type(error).__name__)
+            news.tell(faults.describe(error))
         # What is written for requests goes first, and so does the mail that has come meanwhile.
         seconds = PAUSE_BETWEEN_BATCHES if not told and rota.turn() else TURN_SECONDS
         next_turn = time.monotonic() + seconds
@@ -58,13 +61,15 @@ def _start_telling(is_stopping: Callable[[], bool]) -> list[threading.Thread]:
 
 def _tell(app: Flask, url: str, is_stopping: Callable[[], bool]) -> None:
     """Deliver to one URL at every turn, until `is_stopping`; the event at hand is the last."""
+    news = faults.News("webhooks")
     with app.app_context():
         while not is_stopping():
             try:
                 webhooks.deliver(url, is_stopping=is_stopping)
                 webhooks.delete_orphans()
+                news.tell(None)
             except SQLAlchemyError as error:
-                events.record("webhook", outcome="error", error=type(error).__name__)
+                news.tell(faults.describe(error))
             next_turn = time.monotonic() + TURN_SECONDS
             while not is_stopping() and time.monotonic() < next_turn:
                 time.sleep(0.1)

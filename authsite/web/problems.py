@@ -20,6 +20,7 @@ from sqlalchemy.exc import (
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from .. import errors, events
+from ..database import faults
 from . import authentication, headers
 
 STATUSES: dict[type[errors.AuthsiteError], int] = {
@@ -236,12 +237,12 @@ def _on_http_error(error: HTTPException) -> Response:
 
 
 def _on_unavailable(error: Exception) -> Response:
-    events.record("database_unavailable", outcome="error", error=type(error).__name__)
+    events.record("database_unavailable", outcome="error", reason=faults.describe(error))
     return answer(503, retry_after=int(RETRY_AFTER_FAULT))
 
 
 def _on_database_error(error: DBAPIError) -> Response:
-    if error.connection_invalidated:
+    if error.connection_invalidated or faults.advice(error):
         return _on_unavailable(error)
     if isinstance(error, DataError):
         # The last line: forms and headers are checked before they come here.
