@@ -7,10 +7,12 @@ import sys
 from email.utils import parseaddr
 
 import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import integers
 from sqlalchemy import text
 
 from authsite import config, create_app, database, passwords
-from authsite.config import ConfigError
+from authsite.config import ConfigError, looks
 from authsite.mail import outbox
 from tests import factories, services
 
@@ -47,6 +49,7 @@ PLACEHOLDERS = [
     "k3yk3yk9" * 8,
     "correct horse battery staple once more!",
 ]
+LOGO = "data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciLz4="
 ORIGINS = ["https://a.example", "https://xn--bcher-kva.example:8443"]
 
 
@@ -79,6 +82,8 @@ def problems(environ: dict) -> list[str]:
         ("MAIL_DEFAULT_SENDER", "MAIL_DEFAULT_SENDER", '"authsite" <no-reply@127.0.0.1>'),
         ("PRODUCT_URL", "PRODUCT_URL", None),
         ("PRODUCT_NAME", "PRODUCT_NAME", "authsite"),
+        ("LOGO_URL", "LOGO_URL", None),
+        ("ACCENT_COLOR", "ACCENT_COLOR", None),
         ("SUPPORT_EMAIL", "SUPPORT_EMAIL", None),
         ("PRIVACY_URL", "PRIVACY_URL", None),
         ("TERMS_URL", "TERMS_URL", None),
@@ -197,6 +202,15 @@ def test_what_is_not_set_has_its_default(variable, setting, default, unset):
             for name in ("PRODUCT_URL", "PRIVACY_URL", "TERMS_URL")
         ),
         ("PRODUCT_NAME", "Acme Notes", "PRODUCT_NAME", "Acme Notes"),
+        *(("LOGO_URL", text, "LOGO_URL", text) for text in ("/logo.svg?v=2", LOGO)),
+        *(
+            ("ACCENT_COLOR", text, "ACCENT_COLOR", meant)
+            for text, meant in (
+                ("#3056D3, #9DB5FF", ("#3056d3", "#9db5ff")),
+                ("#717171", ("#717171", "#a6a6a6")),
+                ("#b3005e", ("#b3005e", "#dd8cb7")),
+            )
+        ),
         ("SUPPORT_EMAIL", "Help@Example.com", "SUPPORT_EMAIL", "Help@example.com"),
         *(
             ("RESET_PASSWORD_URL", text, "RESET_PASSWORD_URL", meant)
@@ -222,6 +236,34 @@ def test_every_variable_is_converted(variable, text, setting, value):
     """DP-07 among them: Heroku's postgres:// gets its driver."""
     beside = {"WEBHOOK_SECRETS": WEBHOOK_SECRET, "TRUSTED_PROXY_HOPS": "1"}
     assert load(**beside | {variable: text})[setting] == value
+
+
+def test_a_colour_is_measured_on_the_grounds_that_pages_have():
+    """Both modes of app.css, whose figures the check repeats."""
+    style = (services.ROOT / "authsite/static/app.css").read_text()
+    found = re.findall(r"--ground: (#\w+); --card: (#\w+);", style)
+    by_mode = [{re.sub("^#(.)(.)(.)$", r"#\1\1\2\2\3\3", each) for each in pair} for pair in found]
+
+    assert by_mode == [set(looks.GROUNDS["light"]), set(looks.GROUNDS["dark"])]
+
+
+@settings(deadline=None, database=None)
+@given(integers(0, 0xFFFFFF))
+def test_no_colour_passes_that_cannot_be_read(number):
+    """WCAG 2.2, SC 1.4.3: as text, and under the text of a button, hovered or pressed."""
+    color = f"#{number:06x}"
+    try:
+        accent = looks.accent(color)
+    except ValueError as refusal:
+        assert color in str(refusal)  # noqa: PT017
+        assert any(looks.contrast(color, ground) < 4.5 for ground in looks.GROUNDS["light"])
+        return
+    for color, mode in ((accent.light, "light"), (accent.dark, "dark")):
+        assert all(looks.contrast(color, ground) >= 4.5 for ground in looks.GROUNDS[mode])
+    assert looks.contrast(accent.light, "#ffffff") >= 4.5
+    pressed = looks.mixed(accent.light, "#000000", 0.9)
+    assert looks.contrast(pressed, looks.mixed("#ffffff", "#000000", 0.9)) >= 4.5
+    assert looks.contrast(looks.mixed(accent.dark, "#000000", 0.9), "#000000") >= 4.5
 
 
 @pytest.mark.parametrize("password", ["p@ss, word", "'quoted'", '"', "p\\w", "%41"])
@@ -365,6 +407,21 @@ def test_a_password_may_hold_anything_that_can_be_sent(password):
             )
         ),
         ("PRODUCT_NAME", "x" * 129),
+        *(
+            ("ACCENT_COLOR", text)
+            for text in (
+                *("red", "#fff", "3056d3", "#3056d3ff", "#3056dg", "rgb(0,0,0)", "#000000;}*{x:y"),
+                *("#000000,#ffffff,#000000", "#000000,", "#ffcc00", "#727272", "#000000,#3056d3"),
+            )
+        ),
+        *(
+            ("LOGO_URL", text)
+            for text in (
+                *("logo.svg", "//cdn.example/logo.svg", "https://cdn.example/logo.svg", "/a b.svg"),
+                *("/\\cdn.example/x", "data:text/html,x", "data:image/svg+xml,<svg x=y/>"),
+                *("javascript:x", f"data:image/png;base64,{'A' * 16384}", "data:image/png"),
+            )
+        ),
         *(
             ("SUPPORT_EMAIL", text)
             for text in (

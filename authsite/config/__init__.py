@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from . import hosts, stores, values
+from . import hosts, looks, stores, values
 from .values import WEBHOOK_EVENTS
 
 INSTANCE = Path(__file__).resolve().parent.parent.parent / "instance"
@@ -284,6 +284,8 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
     "SITE_NAME": ("SITE_NAME", values.site_name, "authsite"),
     "PRODUCT_URL": ("PRODUCT_URL", hosts.page_url, None),
     "PRODUCT_NAME": ("PRODUCT_NAME", values.site_name, None),
+    "LOGO_URL": ("LOGO_URL", looks.logo, None),
+    "ACCENT_COLOR": ("ACCENT_COLOR", looks.accent, None),
     "SUPPORT_EMAIL": ("SUPPORT_EMAIL", hosts.mail_address, None),
     "PRIVACY_URL": ("PRIVACY_URL", hosts.page_url, None),
     "TERMS_URL": ("TERMS_URL", hosts.page_url, None),

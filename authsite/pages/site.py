@@ -3,11 +3,12 @@
 from datetime import timedelta
 from email.utils import parseaddr
 
-from flask import Blueprint, Response, current_app, redirect
+from flask import Blueprint, Response, current_app, redirect, request
+from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
 from .. import clock
-from ..web import times
+from ..web import headers, times
 
 blueprint = Blueprint("site", __name__)
 
@@ -40,6 +41,17 @@ def robots() -> Response:
     """Keep search engines out: there is nothing here to find."""
     text = "User-agent: *\nDisallow: /\n"
     return Response(text, content_type="text/plain; charset=utf-8", headers=CACHED_FOR_A_DAY)
+
+
+@blueprint.get(headers.ACCENT_CSS)
+def accent() -> Response:
+    """Return the style sheet with the operator's colour; without one there is none."""
+    style = headers.accent_style()
+    if style is None:
+        raise NotFound
+    is_current = request.full_path == headers.accent_url()
+    kept = {"Cache-Control": headers.caching(is_current=is_current)}
+    return Response(style, content_type="text/css; charset=utf-8", headers=kept)
 
 
 @blueprint.get("/favicon.ico")

@@ -17,6 +17,7 @@ from werkzeug.security import safe_join
 from werkzeug.wrappers import Response as BaseResponse
 
 from .. import events
+from ..config import looks
 from ..errors import Forbidden
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ SECURITY_HEADERS = {
 HEALTH = ("/healthz", "/readyz")
 # What a browser has no business with: a service's secret does not belong in a page, so no origin may read it.
 FOR_SERVICES = frozenset({"/api/v1/auth/introspect"})
-UNLOGGED = (*HEALTH, "/static/")
+ACCENT_CSS = "/accent.css"
+UNLOGGED = (*HEALTH, "/static/", ACCENT_CSS)
 # A product asks at each of its own requests, which it logs itself.
 # A proxy asks of each request of a product, by any method and without the account's cookie or a CSRF token.
 FOR_PROXIES = frozenset({"/forward-auth", "/auth-request"})
@@ -80,6 +82,7 @@ def init_app(app: Flask) -> None:
         app.before_request(_insist_on_https)
     app.after_request(_add)
     app.add_template_global(static_url)
+    app.add_template_global(accent_url)
 
 
 class Envelope:
@@ -255,7 +258,7 @@ def _add(response: Response) -> Response:
     if path.startswith(API_PREFIX) and path not in FOR_SERVICES:
         _allow_origin(response)
     if request.endpoint == "static" and (file := _static_path()):
-        headers["Cache-Control"] = _static_caching(file)
+        headers["Cache-Control"] = caching(is_current=request.args.get("v") == _version(file))
     elif "Cache-Control" not in headers:
         headers["Cache-Control"] = "no-store"
     return response
@@ -300,6 +303,43 @@ def static_url(filename: str) -> str:
     return f"/static/{filename}?v={_version(f'{current_app.static_folder}/{filename}')}"
 
 
+def accent_style() -> str | None:
+    """Return the style sheet of the operator's colour, None where none is set.
+
+    One of its own: the policy lets no page hold a style.
+    """
+    accent = current_app.config["ACCENT_COLOR"]
+    return None if accent is None else _accent_style(accent)
+
+
+@lru_cache(maxsize=64)
+def _accent_style(accent: looks.Accent) -> str:
+    # Hovered or pressed, a button gets darker in light mode and lighter in dark mode: never less readable.
+    modes = [
+        f"--accent: {color}; --on-accent: {on}; --hover: {hover};"
+        f" --wash: {looks.mixed(color, looks.GROUNDS[mode][0], 0.08)};"
+        for mode, color, on, hover in (
+            ("light", accent.light, "#fff", ".9"),
+            ("dark", accent.dark, "#000", "1.12"),
+        )
+    ]
+    return (
+        f":root {{ {modes[0]} }}\n"
+        f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {modes[1]} }} }}\n"
+    )
+
+
+def accent_url() -> str | None:
+    """Return the address of that sheet, which changes with its content."""
+    style = accent_style()
+    return style and f"{ACCENT_CSS}?v={_hash(style.encode())}"
+
+
+def caching(*, is_current: bool) -> str:
+    """Return how long a file may be kept: under the address that its content gave it, for good."""
+    return "public, max-age=" + ("31536000, immutable" if is_current else "3600")
+
+
 def _static_path() -> str | None:
     """Return the path of the static file that is being answered, None where none is (SECURITY PG-19).
 
@@ -312,19 +352,17 @@ def _static_path() -> str | None:
     return path if path and os.path.isfile(path) else None
 
 
-def _static_caching(path: str) -> str:
-    """Return how long a file may be kept: under the address that its content gave it, for good."""
-    is_current = request.args.get("v") == _version(path)
-    return "public, max-age=" + ("31536000, immutable" if is_current else "3600")
-
-
 def _version(path: str) -> str:
     return _content_hash(path, os.stat(path).st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
 def _content_hash(path: str, _changed_at: int) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+    return _hash(Path(path).read_bytes())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def require_own_origin() -> None:

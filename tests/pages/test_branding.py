@@ -199,3 +199,58 @@ def test_mails_lead_back_and_their_answers_reach_somebody(branded):
     assert PRODUCT in in_html
     assert SUPPORT_LINK in in_html
     assert "<b>" not in message.html
+
+
+PICTURE = "data:image/svg+xml;base64,PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciLz4="
+
+
+def sheets(page) -> list[str]:
+    return [each["href"] for each in elements(page, "link", rel="stylesheet")]
+
+
+@pytest.mark.parametrize("path", ["/login", "/nothing", "/api/v1/docs"])
+def test_the_colour_is_a_style_sheet_of_our_own_and_the_policy_stays(make_app, path):
+    """PG-09: nothing inline, and none where none is set."""
+    plain, coloured = Browser(make_app()), Browser(make_app(ACCENT_COLOR="#B3005E"))
+    page = coloured.get(path)
+    *_, address = sheets(page)
+
+    assert address.startswith("/accent.css?v=")
+    assert "<style" not in page.text
+    assert not re.search(r"<[^>]+\sstyle=", page.text)
+    policy = "Content-Security-Policy"
+    assert page.headers[policy] == plain.get(path).headers[policy]
+    assert not any(each.startswith("/accent.css") for each in sheets(plain.get(path)))
+    assert plain.get("/accent.css").status_code == 404
+
+
+def test_the_style_sheet_is_kept_for_good_until_the_colour_changes(make_app):
+    red, blue = (Browser(make_app(ACCENT_COLOR=color)) for color in ("#b3005e", "#00508c"))
+    address, other = (sheets(each.get("/login"))[-1] for each in (red, blue))
+    answer = red.get(address)
+
+    assert address != other
+    assert answer.content_type == "text/css; charset=utf-8"
+    assert "--accent: #b3005e;" in answer.text
+    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert "Set-Cookie" not in answer.headers
+    for stale in (other, "/accent.css", "/accent.css?v="):
+        assert red.get(stale).headers["Cache-Control"] == "public, max-age=3600"
+
+
+@pytest.mark.parametrize("logo", ["/logo.svg?a=1&b=2", PICTURE])
+def test_the_logo_stands_before_the_name_and_says_nothing_twice(make_app, logo):
+    page = Browser(make_app(LOGO_URL=logo)).get("/login")
+
+    assert elements(page, "img") == [{"class": "logo", "src": logo, "alt": ""}]
+    assert elements(Browser(make_app()).get("/login"), "img") == []
+
+
+@pytest.mark.parametrize(("color", "shown"), [("", "#2563eb"), ("#b3005e", "#b3005e")])
+def test_a_mails_button_has_the_colour(make_app, color, shown):
+    with make_app(ACCENT_COLOR=color).app_context():
+        account = factories.account()
+        mail = emails.verify_email(account.id, requested_at=clock.now())
+        html = emails.compose(mail, email=EMAIL, first_name="Ada").html
+
+    assert f"background-color: {shown}; color: #ffffff" in html
