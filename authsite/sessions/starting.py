@@ -14,7 +14,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    exists,
     func,
     insert,
     not_,
@@ -129,7 +128,7 @@ def start(
         assert earlier is not None
         _make_room(session, earlier, now)
         # The first device of an account is silent, unless the account is older than its rows.
-        is_first = account.created_at > now - SILENT_FOR and not earlier.any
+        is_first = account.created_at > now - SILENT_FOR and not earlier.all
         if not is_first and not earlier.known:
             outbox.queue(emails.new_device(account.id, session))
     events.record("login", user_id=account.id, session_id=session_id, entrance=entrance)
@@ -240,15 +239,16 @@ _GIVEN_NAME = (
     .order_by(UserSession.id.desc())
     .limit(1)
 )
-# Only what is live is counted: a user may have ten thousand rows that are not.
+_OF_DEVICE = func.count().filter(_IS_SAME_DEVICE)
+# One look at the user's rows, of which there may be ten thousand; a second one only for a device's name.
 _EARLIER = database.Prepared(
     select(
-        exists().where(_IS_EARLIER).label("any"),
-        select(func.count()).where(_IS_EARLIER, IS_LIVE).scalar_subquery().label("live"),
-        exists().where(_IS_EARLIER, _IS_SAME_DEVICE, UserSession.ended_at.is_(None)).label("open"),
-        exists().where(_IS_EARLIER, _IS_SAME_DEVICE, _WAS_NOT_THROWN_OUT).label("known"),
-        _GIVEN_NAME.scalar_subquery().label("given_name"),
-    )
+        func.count().label("all"),
+        func.count().filter(IS_LIVE).label("live"),
+        func.count().filter(_IS_SAME_DEVICE, UserSession.ended_at.is_(None)).label("open"),
+        func.count().filter(_IS_SAME_DEVICE, _WAS_NOT_THROWN_OUT).label("known"),
+        case((_OF_DEVICE > 0, _GIVEN_NAME.scalar_subquery())).label("given_name"),
+    ).where(_IS_EARLIER)
 )
 _END_OPEN = database.Prepared(
     ending(

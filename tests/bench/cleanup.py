@@ -1,8 +1,9 @@
 """The clean-up of millions of rows while people sign in and refresh.
 
 PostgreSQL: 10,000,000 sessions, 7,000,000 of them dead, the service as the Procfile runs it, 100 refreshes
-and 4 sign-ins a second. SQLite: 1,000,000 sessions and one process that writes all the time. Prints
-batches, the longest transaction, the time, the p99 of the traffic before and during, and the sizes.
+and 4 sign-ins a second; then activity of 10,000,000 events, half of it too old, deleted by two commands at
+once. SQLite: 1,000,000 sessions and one process that writes all the time. Prints batches, the longest
+transaction, the time, the p99 of the traffic before and during, and the sizes.
 """
 
 import argparse
@@ -19,15 +20,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import psycopg
+from sqlalchemy import insert, select
 
 from authsite import clock, create_app, database, sessions
 from authsite.crypto import tokens
+from authsite.database.models import User, UserSession
 from tests import services
 from tests.bench import drive, rows, sites, traffic
 
 DAYS, KEEP_DAYS = 150, 45  # sessions of 150 days, evenly: what is older than about 45 is dead
 LOGGED = re.compile(
-    r"^cleanup\|.*duration: ([0-9.]+) ms +(?:execute|statement).*?: (DELETE FROM user_sessions|\w+)"
+    r"^cleanup\|.*duration: ([0-9.]+) ms +(?:execute|statement).*?: (DELETE FROM \w+|\w+)"
 )
 
 
@@ -35,12 +38,20 @@ def main() -> None:
     options = _options()
     print(sites.machine())
     if options.rows:
-        on_postgresql(options.rows, options.users, before=options.before)
+        scale = rows.Scale(options.users, options.rows, days=DAYS, keep_days=KEEP_DAYS)
+        on_postgresql("user_sessions", scale, [["cleanup-sessions"]], before=options.before)
+    if options.events:
+        scale = rows.Scale(options.users, options.users, events=options.events)
+        at_once = [["cleanup-activity"], ["cleanup-activity"]]
+        on_postgresql("account_events", scale, at_once, before=options.before)
     if options.sqlite_rows:
         on_sqlite(options.sqlite_rows)
 
 
-def on_postgresql(count: int, users: int, *, before: float) -> None:
+def on_postgresql(
+    table: str, scale: rows.Scale, commands: list[list[str]], *, before: float
+) -> None:
+    """Run the commands at once while people refresh and sign in, and print what each side noticed."""
     with ExitStack() as stack:
         # Each statement of the clean-up is a transaction: the log knows how long each took.
         server = stack.enter_context(
@@ -52,20 +63,18 @@ def on_postgresql(count: int, users: int, *, before: float) -> None:
         )
         url = stack.enter_context(services.new_database(server.url))
         redis_url = stack.enter_context(services.valkey_server()).url
-        took = _timed(
-            lambda: rows.fill(url, rows.Scale(users, count, days=DAYS, keep_days=KEEP_DAYS))
-        )
-        print(f"PostgreSQL: {count:,} rows, loaded in {took:.0f} s")
+        took = _timed(lambda: rows.fill(url, scale))
+        print(f"{table}: {scale.sessions:,} sessions, {scale.events:,} events, in {took:.0f} s")
         connection = stack.enter_context(psycopg.connect(rows.driverless(url), autocommit=True))
         site = stack.enter_context(sites.ours(url, redis_url, workers=2))
-        held = drive.Driver(url, users=min(users, 5000))._lines("refresh")
-        sizes, wal = _sizes(connection), _wal(connection)
-        with traffic.Traffic([site.url], held, users=users) as people:
+        held = drive.Driver(url, users=min(scale.users, 5000))._lines("refresh")
+        sizes, wal, rows_before = _sizes(connection, table), _wal(connection), _rows(url, commands)
+        with traffic.Traffic([site.url], held, users=scale.users) as people:
             time.sleep(2)
             begun = time.monotonic()
             time.sleep(before)
             started = time.monotonic()
-            answer = _clean_up(url)
+            deleted = _clean_up(url, commands)
             ended = time.monotonic()
             time.sleep(1)
         times = [
@@ -73,11 +82,11 @@ def on_postgresql(count: int, users: int, *, before: float) -> None:
             for line in (server._directory / "log").read_text(errors="replace").splitlines()
             if (found := LOGGED.match(line))
         ]
-        deletes = [took for took, verb in times if verb.startswith("DELETE FROM")]
+        deletes = [took for took, verb in times if verb == f"DELETE FROM {table}"]
         print(
-            f"  deleted {answer['deleted']:,} in {ended - started:.1f} s, {len(deletes)} deletes,"
+            f"  {rows_before:,} were dead; deleted {' + '.join(f'{each:,}' for each in deleted)} in"
+            f" {ended - started:.1f} s, {len(deletes)} deletes,"
             f" median {statistics.median(deletes):.0f} ms, longest {max(deletes):.0f} ms;"
-            f" longest other statement {max(took for took, verb in times if verb.isalpha()):.0f} ms;"
             f" WAL {(_wal(connection) - wal) / 1e6:,.0f} MB, traffic included"
         )
         for work in ("refresh", "log_in"):
@@ -90,29 +99,40 @@ def on_postgresql(count: int, users: int, *, before: float) -> None:
                     f"  {work} {when}: {asked} requests, failed: {failed or 'none'},"
                     f" p99 {people.p99(work, since, until):.1f} ms"
                 )
-        print(f"  size before {sizes}\n  size after  {_sizes(connection)}")
-        took = _timed(lambda: connection.execute("VACUUM user_sessions"))
-        print(f"  after VACUUM ({took:.0f} s) {_sizes(connection)}")
+        print(f"  size before {sizes}\n  size after  {_sizes(connection, table)}")
+        took = _timed(lambda: connection.execute(f"VACUUM {table}"))
+        print(f"  after VACUUM ({took:.0f} s) {_sizes(connection, table)}")
 
 
-def _clean_up(url: str) -> dict:
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "cleanup-sessions", "--json"],
-        cwd=services.ROOT,
-        env={"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY, "PGAPPNAME": "cleanup"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stdout + done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+def _rows(url: str, commands: list[list[str]]) -> int:
+    """Return how many rows the command would delete."""
+    return _clean_up(url, [[*commands[0], "--dry-run"]])[0]
 
 
-def _sizes(connection: psycopg.Connection) -> str:
+def _clean_up(url: str, commands: list[list[str]]) -> list[int]:
+    """Run the commands side by side and return how many rows each has deleted."""
+    environ = {"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY, "PGAPPNAME": "cleanup"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "flask", *command, "--json"],
+            cwd=services.ROOT,
+            env=environ,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for command in commands
+    ]
+    answers = [each.communicate()[0] for each in running]
+    if any(each.returncode for each in running):
+        raise RuntimeError("".join(answers))
+    return [json.loads(each)["deleted"] for each in answers]
+
+
+def _sizes(connection: psycopg.Connection, table: str) -> str:
     found = connection.execute(
-        "SELECT pg_table_size('user_sessions') / 1e6, pg_indexes_size('user_sessions') / 1e6,"
-        " (SELECT n_live_tup FROM pg_stat_user_tables WHERE relname = 'user_sessions')"
+        "SELECT pg_table_size(%(table)s::regclass) / 1e6, pg_indexes_size(%(table)s::regclass) / 1e6,"
+        " (SELECT n_live_tup FROM pg_stat_user_tables WHERE relname = %(table)s)",
+        {"table": table},
     ).fetchone()
     assert found is not None
     return f"table {found[0]:,.0f} MB, indexes {found[1]:,.0f} MB, about {found[2]:,} rows"
@@ -148,7 +168,7 @@ def on_sqlite(count: int) -> None:
         try:
             services.wait_until(lambda: written.read_text().count("ok") > 200, seconds=60)
             started = time.time()
-            answer = _clean_up(url)
+            deleted = _clean_up(url, [["cleanup-sessions"]])[0]
             ended = time.time()
         finally:
             writer.terminate()
@@ -162,7 +182,7 @@ def on_sqlite(count: int) -> None:
                 if not line.startswith("{")
             )
         ]
-        print(f"  deleted {answer['deleted']:,} in {ended - started:.1f} s")
+        print(f"  deleted {deleted:,} in {ended - started:.1f} s")
         for when, since, until in (("before", 0.0, started), ("during", started, ended)):
             times = sorted(took for at, took, _ in writes if since <= at < until)
             failed = sum(not is_ok for at, _, is_ok in writes if since <= at < until)
@@ -176,7 +196,7 @@ def write_to(url: str) -> None:
     """Rotate one session a hundred times a second, and print when, how long and how it went."""
     app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
     with app.app_context():
-        account = database.row(sessions.select(sessions.User.id, sessions.User.password_changed_at))
+        account = database.row(select(User.id, User.password_changed_at))
         assert account is not None
         held = _session(account.id)
         while True:
@@ -206,7 +226,7 @@ def _session(user_id) -> sessions.Grant:
         "expires_at": grant.expires_at,
         "absolute_expires_at": now + timedelta(days=30),
     }
-    database.run(sessions.insert(sessions.UserSession), values)
+    database.run(insert(UserSession), values)
     return grant
 
 
@@ -252,6 +272,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=10_000_000, help="in PostgreSQL; 0: none")
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--before", type=float, default=15, help="seconds of traffic beforehand")
+    parser.add_argument("--events", type=int, default=10_000_000, help="of activity; 0: none")
     parser.add_argument("--sqlite-rows", type=int, default=1_000_000, help="0: none")
     parser.add_argument("--write-to", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -1,11 +1,14 @@
 """The hot paths at a thousand, a hundred thousand and ten million sessions: their time must not grow.
 
+Each session comes with ten events of activity: a hundred million beside the ten.
+
 The three databases stand side by side and take turns. Measured are the verbs, without Flask and without the
 password's hash, which would hide growth behind work that is the same at every size; a request takes longer
 and so grows less. Prints medians, the pages that each statement touches, and what PostgreSQL would do.
 """
 
 import argparse
+import contextlib
 import logging
 import random
 import time
@@ -13,12 +16,13 @@ from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import psycopg
 from flask import Flask
-from sqlalchemy import event, text
+from sqlalchemy import text
 
-from authsite import accounts, clock, create_app, database, sessions
+from authsite import accounts, activity, clock, create_app, database, sessions
 from tests import services
 from tests.bench import rows, sites
 
@@ -39,7 +43,8 @@ def main() -> None:
         for size in options.sizes:
             url = stack.enter_context(services.new_database(server.url))
             begun = time.monotonic()
-            rows.fill(url, rows.Scale(_users(size), size, days=30, keep_days=45))
+            events = size * options.events
+            rows.fill(url, rows.Scale(_users(size), size, days=30, keep_days=45, events=events))
             print(f"{size:>12,} sessions loaded in {time.monotonic() - begun:.0f} s", flush=True)
             apps[size] = stack.enter_context(_application(url))
         _compare(apps, options.calls)
@@ -103,15 +108,16 @@ def _pick(count: int, size: int) -> list[Any]:
 
 
 def _log_in(picked: Any) -> None:
+    """Do what a sign-in does but for the hash, from a device that was seen before."""
+    holder = accounts._holder(picked.email)
     found = database.row(
-        accounts._BY_EMAIL_WITH_FAILURES,
-        {"email": picked.email, "counter": b"nobody"},
+        accounts._BY_ID_WITH_FAILURES, {"user_id": holder.id, "counter": b"nobody"}
     )
     assert found is not None
     sessions.start(
         accounts._account(found),
         password_changed_at=found.password_changed_at,
-        client=sessions.Client("203.0.113.7", rows.USER_AGENT),
+        client=sessions.Client("203.0.113.7", rows.USER_AGENT, f"app of {picked.email}"),
         entrance="api",
     )
 
@@ -121,6 +127,7 @@ VERBS: dict[str, Callable[[Any], object]] = {
     "list": lambda picked: sessions.resume_api_with_all(picked.id, picked.user_id),
     "refresh": lambda picked: sessions.rotate(picked.id, picked.user_id, picked.refresh_jti),
     "login": _log_in,
+    "activity": lambda picked: activity.feed(picked.user_id, limit=50),
 }
 
 _PICK = text(
@@ -154,21 +161,21 @@ def _tells(line: str) -> bool:
 
 
 def _sent_by(work: Callable[[], object]) -> list[tuple[str, Any]]:
-    """Return the statements that the work sends, with their values."""
+    """Return the statements that the work sends, with their values, as the driver gets them."""
     sent: list[tuple[str, Any]] = []
+    execute = psycopg.Cursor.execute
 
-    def note(_connection, _cursor, statement, values, _context, _many) -> None:
-        sent.append((statement, values))
+    def note(cursor: Any, statement: Any, values: Any = None, **options: Any) -> Any:
+        sent.append((statement.decode() if isinstance(statement, bytes) else statement, values))
+        return execute(cursor, statement, values, **options)
 
-    event.listen(database.engine(), "before_cursor_execute", note)
-    try:
-        with database.transaction():
-            work()
-            raise _Undo
-    except _Undo:
-        pass
-    finally:
-        event.remove(database.engine(), "before_cursor_execute", note)
+    with (
+        mock.patch.object(psycopg.Cursor, "execute", note),
+        contextlib.suppress(_Undo),
+        database.transaction(),
+    ):
+        work()
+        raise _Undo
     return sent
 
 
@@ -214,6 +221,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.bench.growth", description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--calls", type=int, default=300, help="of each verb at each size")
+    parser.add_argument("--events", type=int, default=10, help="of activity, for each session")
     return parser.parse_args()
 
 

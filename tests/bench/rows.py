@@ -16,12 +16,16 @@ USER_AGENT = "curl/8.9.1"
 
 
 class Scale(NamedTuple):
-    """So many sessions, the oldest `days` old; those beyond about `keep_days` are dead for good."""
+    """So many sessions, the oldest `days` old; those beyond about `keep_days` are dead for good.
+
+    And so many events of activity, the oldest twice as old as they are kept.
+    """
 
     users: int
     sessions: int
     days: float = 6
     keep_days: float = 45
+    events: int = 0
 
 
 def migrate(url: str) -> None:
@@ -51,7 +55,11 @@ def fill(url: str, scale: Scale, *, hasher: PasswordHasher = hashing.HASHER) -> 
         connection.execute(f"DROP INDEX {index[0]}")
         connection.execute(SESSIONS, scale._asdict())
         connection.execute(index[1])
-        for table in ("users", "user_emails", "user_sessions"):
+        if scale.events:
+            connection.execute(f"DROP INDEX {EVENTS_INDEX}")
+            connection.execute(EVENTS, scale._asdict())
+            connection.execute(f"CREATE INDEX {EVENTS_INDEX} ON account_events (user_id, id)")
+        for table in ("users", "user_emails", "user_sessions", "account_events"):
             connection.execute(f"VACUUM ANALYZE {table}")
         connection.execute("CHECKPOINT")
 
@@ -82,6 +90,15 @@ FROM generate_series(0, %(users)s - 1) n, (SELECT '2020-01-01Z'::timestamptz) mo
 INDEX = """
 SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid)
 FROM pg_index WHERE indrelid = 'user_sessions'::regclass AND NOT indisprimary
+"""
+
+EVENTS_INDEX = "ix_account_events_user_id_id"
+EVENTS = """
+INSERT INTO account_events (id, user_id, kind, created_at, device_name, ip_address)
+SELECT pg_temp.id_at(t, replace(gen_random_uuid()::text, '-', '')), pg_temp.user_id(n %% %(users)s),
+    'signed_in', t, 'curl', '203.0.113.7'
+FROM generate_series(0, %(events)s::bigint - 1) n,
+    LATERAL (SELECT now() - 180 * (1 - n / %(events)s::float8) * interval '1 day') moment (t)
 """
 
 # Oldest first, as time would have written them. Between keep_days and a week on either side of it the dead
