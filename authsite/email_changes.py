@@ -153,16 +153,31 @@ def find_undoable(token: str) -> Change:
     return _find("undo_email", token, LONGEST_UNDO, _UNDOABLE)
 
 
-def undo(token: str, email: str, *, device_name: str, ip_address: str | None) -> Account:
-    """Give the account back the address that the link went to, and mail a reset there; return the account.
+def find_undoable_to(user_id: uuid.UUID, email: str) -> Change | None:
+    """Return the last change that leads back to this address of the user's, None if none can be undone."""
+    key = {"owner_id": user_id, "address": email, "now": clock.now()}
+    row = database.row(_UNDOABLE_TO, key)
+    return None if row is None else _change(row)
 
-    Every later change ends with its link, every session ends, and the password is nobody's. `email` is what
-    the person typed, InvalidInput if it is not that address. A link that was used, or is older than what an
-    earlier one undid, raises EmailTokenInvalid.
+
+def undo(token: str, email: str, *, device_name: str, ip_address: str | None) -> Account:
+    """Give the account back the address that the link went to, and return the account; see undo_change.
+
+    `email` is what the person typed, InvalidInput if it is not that address. A link that was used, or came
+    after a change that was undone, raises EmailTokenInvalid.
     """
     change = find_undoable(token)
     if spelling.canonical_email(email) != change.old_email:
         raise InvalidInput([("email", OTHER_ADDRESS)])
+    return undo_change(change, device_name=device_name, ip_address=ip_address)
+
+
+def undo_change(change: Change, *, device_name: str, ip_address: str | None) -> Account:
+    """Give the account back the address that the change gave up, and mail a reset there.
+
+    Every later change ends with its link, every session ends, and the password is nobody's. Raise
+    EmailTokenInvalid if it was undone meanwhile.
+    """
     user_id = change.account.id
     # Of nobody's password: guessing at it takes the time that any other takes.
     new_hash = hashing.hash_password(secrets.token_urlsafe(32))
@@ -315,6 +330,10 @@ def _find(purpose: str, token: str, max_age: timedelta, statement: Any) -> Chang
     row = database.row(statement, key)
     if row is None:
         raise EmailTokenInvalid
+    return _change(row)
+
+
+def _change(row: Row) -> Change:
     return Change(row[0], row[1], row[2], Account._make(row[3:]))
 
 
@@ -373,13 +392,19 @@ _INSERT = insert(EmailChange).from_select(
 _WAITING = select(EmailChange.new_email, EmailChange.expires_at).where(
     EmailChange.user_id == _OWNER_ID, *_WAITS
 )
-_NAMED = (
+_OF_USER = (
     select(EmailChange.id, EmailChange.old_email, EmailChange.new_email, *ACCOUNT_COLUMNS)
     .join_from(EmailChange, User, User.id == EmailChange.user_id)
-    .where(*_OWN, User.is_active)
+    .where(EmailChange.user_id == _OWNER_ID, User.is_active)
 )
+_NAMED = _OF_USER.where(EmailChange.id == bindparam("change_id"))
 _PENDING = _NAMED.where(*_WAITS)
 _UNDOABLE = _NAMED.where(*_CAN_BE_UNDONE)
+_UNDOABLE_TO = (
+    _OF_USER.where(EmailChange.old_email == bindparam("address"), *_CAN_BE_UNDONE)
+    .order_by(EmailChange.confirmed_at.desc())
+    .limit(1)
+)
 _CONFIRM = (
     update(EmailChange)
     .where(*_OWN, *_WAITS)

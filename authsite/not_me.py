@@ -12,7 +12,18 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, select, update
 
-from . import accounts, activity, clock, database, events, passwords, sessions, spelling, throttling
+from . import (
+    accounts,
+    activity,
+    clock,
+    database,
+    email_changes,
+    events,
+    passwords,
+    sessions,
+    spelling,
+    throttling,
+)
 from .crypto import hashing, tokens
 from .database import Row
 from .database.models import ACCOUNT_COLUMNS, Account, User, UserSession
@@ -68,15 +79,18 @@ def end_session(token: str, *, device_name: str, ip_address: str | None) -> bool
         raise EmailTokenInvalid
     account, now = report.account, clock.now()
     with database.transaction():
-        database.row(_LOCK, {"owner_id": account.id})
-        if not pending.spend_once(_SESSION_ACT, report.of, expires_at=now + emails.NOT_ME_LIFETIME):
+        # Its address may have been changed since it was read.
+        locked = database.row(_LOCK, {"owner_id": account.id})
+        if locked is None or not pending.spend_once(
+            _SESSION_ACT, report.of, expires_at=now + emails.NOT_ME_LIFETIME
+        ):
             return False
         sessions.disown(account.id, uuid.UUID(report.of))
-        throttling.close(account.email)
+        throttling.close(locked.email)
         accounts.end_email_change(account.id)
         activity.record("not_me_reported", account.id)
         passwords.request_reset(
-            account.email, device_name=device_name, ip_address=ip_address, after="one"
+            locked.email, device_name=device_name, ip_address=ip_address, after="one"
         )
     events.record("not_me", user_id=account.id, session_id=report.of)
     return True
@@ -85,19 +99,26 @@ def end_session(token: str, *, device_name: str, ip_address: str | None) -> bool
 def end_everything(token: str, email: str, *, device_name: str, ip_address: str | None) -> None:
     """End every session and make the password unusable, which a mailed reset mends.
 
-    `email` is what the person typed, InvalidInput if it is not the address of the mail. A second use raises
-    EmailTokenInvalid: it would only mail again.
+    `email` is what the person typed, InvalidInput if it is not the address of the mail. Where the account's
+    was changed since, and that can be undone, it is: else the reset would go to whoever changed it. A second
+    use raises EmailTokenInvalid: it would only mail again.
     """
     report = find(token)
     account, now = report.account, clock.now()
-    if spelling.canonical_email(email) != account.email:
-        raise InvalidInput([("email", OTHER_ADDRESS)])
+    typed = spelling.canonical_email(email)
+    if typed != account.email:
+        change = email_changes.find_undoable_to(account.id, typed)
+        if change is None:
+            raise InvalidInput([("email", OTHER_ADDRESS)])
+        email_changes.undo_change(change, device_name=device_name, ip_address=ip_address)
+        return
     # Of nobody's password: guessing at it takes the time that any other takes.
     values = {"new_hash": hashing.hash_password(secrets.token_urlsafe(32)), "now": now}
     seen = datetime.fromisoformat(report.of) if report.kind == "password" else None
     with database.transaction():
         disable = _DISABLE if seen is None else _DISABLE_SEEN
-        changed = database.run(disable, {"owner_id": account.id, "seen": seen} | values)
+        key = {"owner_id": account.id, "seen": seen, "typed": typed}
+        changed = database.run(disable, key | values)
         is_first = seen is not None or pending.spend_once(
             "not_me everything", report.of, expires_at=now + emails.NOT_ME_LIFETIME
         )
@@ -117,7 +138,7 @@ def end_everything(token: str, email: str, *, device_name: str, ip_address: str 
 _SESSION_ACT = "not_me session"
 _OWNER = User.id == bindparam("owner_id")
 _ACCOUNT = select(*ACCOUNT_COLUMNS, User.password_changed_at).where(_OWNER, User.is_active)
-_LOCK = select(User.id).where(_OWNER).with_for_update(key_share=True)
+_LOCK = select(User.email).where(_OWNER).with_for_update(key_share=True)
 _SESSION = select(
     UserSession.id,
     UserSession.device_name,
@@ -130,7 +151,8 @@ _SESSION = select(
 ).where(UserSession.user_id == bindparam("owner_id"), UserSession.id == bindparam("session_id"))
 _DISABLE = (
     update(User)
-    .where(_OWNER, User.is_active)
+    # A change of the address since would send the reset to whoever made it.
+    .where(_OWNER, User.is_active, User.email == bindparam("typed"))
     .values(
         password_hash=bindparam("new_hash"),
         password_changed_at=bindparam("now"),

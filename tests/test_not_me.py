@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from authsite import accounts, clock, database, not_me, passwords, sessions
+from authsite import accounts, clock, database, email_changes, not_me, passwords, sessions
 from authsite.crypto import tokens
-from authsite.database.models import OutgoingMail, PasswordReset, User, UserSession
+from authsite.database.models import EmailChange, OutgoingMail, PasswordReset, User, UserSession
 from authsite.errors import (
     EmailTokenInvalid,
     InvalidCredentials,
@@ -265,3 +265,71 @@ def test_a_session_that_was_reported_opens_nothing(ada, thief):
     not_me.end_session(link("session", ada, thief.session_id), **FROM)
     with pytest.raises(SessionRevoked):
         sessions.resume_api(thief.session_id, ada.id)
+
+
+# A thief who has changed the address since
+
+
+def change_address(account, email) -> None:
+    held = factories.grant(account)
+    session = sessions.resume_api(held.session_id, account.id)
+    email_changes.request(session, email, ip_address=None)
+    waits = select(EmailChange.id).where(EmailChange.confirmed_at.is_(None))
+    token = tokens.sign("change_email", f"{account.id.hex}.{database.row(waits).id}")
+    email_changes.confirm(account.id, token)
+
+
+def test_the_address_of_the_mail_ends_everything_and_is_given_back(ada, thief):
+    """LIFE §0.4: the mail went to it; a reset to the thief's own would help nobody else."""
+    of_mail = link("session", ada, thief.session_id)
+    change_address(ada, "thief@example.com")
+    not_me.end_everything(of_mail, ada.email, **FROM)
+
+    assert accounts.find_by_email(ada.email).id == ada.id
+    assert not is_live(thief)
+    assert sessions.active_for(ada.id) == []
+    for email in (ada.email, "thief@example.com"):
+        with pytest.raises(InvalidCredentials):
+            accounts.authenticate(email, PASSWORD)
+    assert names()[-1] == "password_reset"
+
+
+def test_an_address_that_nothing_leads_back_to_ends_nothing(make_app):
+    with make_app(EMAIL_UNDO_DAYS="0").app_context():
+        ada = factories.account(is_verified=True)
+        thief = factories.grant(ada)
+        change_address(ada, "thief@example.com")
+        for typed in (ada.email, "x@example.com"):
+            with pytest.raises(InvalidInput):
+                not_me.end_everything(link("session", ada, thief.session_id), typed, **FROM)
+
+        assert is_live(thief)
+
+
+def test_a_report_while_the_address_is_changed_closes_the_one_that_the_account_has(app):
+    """Read before the row is locked, the address may be one that was just given up."""
+    for number in range(8):
+        ada = factories.account(f"ada{number}@example.com", is_verified=True)
+        thief, new = factories.grant(ada), f"thief{number}@example.com"
+        session = sessions.resume_api(thief.session_id, ada.id)
+        email_changes.request(session, new, ip_address=None)
+        waits = select(EmailChange.id).where(EmailChange.user_id == ada.id)
+        token = tokens.sign("change_email", f"{ada.id.hex}.{database.row(waits).id}")
+        report = link("session", ada, thief.session_id)
+        before = reset_mails()
+        at_once(
+            app,
+            lambda: email_changes.confirm(ada.id, token),  # noqa: B023
+            lambda: after(number, lambda: not_me.end_session(report, **FROM)),  # noqa: B023
+        )
+
+        with pytest.raises(TooManyAttempts):
+            accounts.authenticate(accounts.find_by_id(ada.id).email, PASSWORD)
+        assert reset_mails() == before + 1
+
+
+def after(questions: int, act):
+    """Do it a little later each round, so that it meets the other act at each of its steps."""
+    for _ in range(questions):
+        database.row(select(User.id).where(User.id == accounts.NOBODY))
+    return act()
