@@ -452,6 +452,22 @@ def test_sign_ins_beyond_what_can_wait_are_refused_and_the_others_go_on(wire_sit
         assert int(answer.headers["Retry-After"]) >= 1
 
 
+def test_a_reload_starts_workers_that_import_everything_anew():
+    """The main process has read the settings, with whose libraries an upgrade would mix its own."""
+    nowhere = f"postgresql://{services.HOST}:{services.free_port()}/nothing"
+    environ = {"DATABASE_URL": nowhere, "REDIS_URL": "redis://localhost"}
+    with services.Site(environ, workers=1) as site:
+        assert site.process is not None
+        [before] = site.worker_pids()
+        worker, main = (Path(f"/proc/{pid}/maps").read_text() for pid in (before, site.process.pid))
+        assert "psycopg" in worker
+        assert "psycopg" not in main
+        site.process.send_signal(signal.SIGHUP)
+        services.wait_until(lambda: before not in site.worker_pids() and site.worker_pids())
+        services.wait_until(site.answers)
+        assert "Traceback" not in site.output()
+
+
 def test_a_port_without_production_is_for_this_machine_alone(tmp_path):
     """Where APP_ENV was forgotten on a server, nobody else reaches the development's service."""
     program = "import runpy; print(runpy.run_path('authsite/server/gunicorn_conf.py')['bind'])"

@@ -1,6 +1,6 @@
 """One table from environment variables to settings; every problem is reported at once.
 
-Nothing of the rest of the package is imported: gunicorn's main process loads this folder by its path.
+Nothing of the rest of the package is imported: gunicorn's settings load this folder by its path.
 """
 
 import os

@@ -1,7 +1,6 @@
 """The database's and the limiter's addresses: an option in one works, or is refused by its name.
 
-The libraries that will use an address look at it here. They are imported late: gunicorn's main process, which
-reads the settings too, needs them for nothing else.
+The libraries that will use an address look at it here, imported late: few addresses need both.
 """
 
 import re

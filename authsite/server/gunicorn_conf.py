@@ -1,13 +1,17 @@
 """gunicorn's settings, named by the Procfile. Heroku's router gives up after 30 s: everything stays below."""
 
+import contextlib
 import importlib.util
+import json
 import os
 import runpy
 import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 HERE = Path(__file__).parent
+OF_SETTINGS = ("IS_PRODUCTION", "PORT", "WORKERS", "LOG_FORMAT")
 
 
 def _load(module: str, name: str) -> type:
@@ -17,27 +21,47 @@ def _load(module: str, name: str) -> type:
 
 
 def _settings() -> dict[str, Any]:
-    """Return the application's settings, or end with what is wrong with them, before any worker is started.
+    """Return the application's settings that count here, or end with what is wrong with any of them.
 
-    A worker that cannot start would be started again for ever. The package itself is not imported: workers
-    would inherit it, and a reload change nothing.
+    Before a worker is started: one that cannot start would be started again for ever. In a process of its
+    own: workers would inherit what is imported for it, and a reload after an upgrade mix two versions.
     """
-    name = "authsite_config_of_gunicorn"
-    spec = importlib.util.spec_from_file_location(name, HERE.parent / "config" / "__init__.py")
-    assert spec is not None
-    assert spec.loader is not None
-    config = sys.modules[name] = importlib.util.module_from_spec(spec)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _tell_settings(writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        told = pipe.read()
+    with contextlib.suppress(
+        ChildProcessError
+    ):  # after a reload gunicorn's main loop may have met it first
+        os.waitpid(child, 0)
+    if not told:
+        sys.exit(1)
+    settings: dict[str, Any] = json.loads(told)
+    return settings
+
+
+def _tell_settings(pipe: int) -> NoReturn:
+    """Write the settings as JSON, or their problems to standard error, and end this process."""
+    name = "authsite_settings"
     try:
+        # By its path: the package around it is the whole application.
+        spec = importlib.util.spec_from_file_location(name, HERE.parent / "config" / "__init__.py")
+        assert spec is not None
+        assert spec.loader is not None
+        config = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(config)
-        loaded: dict[str, Any] = config.load(os.environ)
-    except Exception as error:
-        if type(error).__name__ != "ConfigError":
-            raise
-        sys.exit(str(error))
-    finally:
-        for each in [each for each in sys.modules if each.startswith(name)]:
-            del sys.modules[each]
-    return loaded
+        try:
+            settings = config.load(os.environ)
+            os.write(pipe, json.dumps({each: settings[each] for each in OF_SETTINGS}).encode())
+        except config.ConfigError as refusal:
+            print(refusal, file=sys.stderr, flush=True)  # noqa: T201
+    except BaseException:
+        traceback.print_exc()
+    os._exit(0)
 
 
 def _address(settings: dict[str, Any]) -> str:
