@@ -1,0 +1,259 @@
+"""A bursty front: what `/auth/me` of 20 people takes while the rest of the world misbehaves.
+
+    quiet                nothing else
+    idle                 2,000 connections that have asked once, opened anew when they are closed
+    sign-ins             500 sign-ins in a minute, from 500 addresses
+    slow database        each statement takes 50 ms longer, through a proxy
+    worker killed        one worker process is killed each second, with SIGKILL
+
+Each lasts `--seconds`; the service runs as the Procfile starts it, with two workers. Prints how many reads,
+their p50 and p99, those that failed by status (0: no answer), and the workers' memory afterwards.
+"""
+
+import argparse
+import collections
+import contextlib
+import os
+import random
+import resource
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from urllib.parse import urlsplit
+
+from sqlalchemy.engine import make_url
+
+from tests import services
+from tests.bench import drive, rows, sites
+from tests.bench.traffic import Client
+
+READERS, READS_A_SECOND = 20, 100
+USERS = 2_000
+IDLE = 2_000
+SIGN_INS_A_MINUTE = 500
+DELAY = 0.05
+
+
+def main() -> None:
+    options = _options()
+    print(sites.machine())
+    _allow_many_sockets()
+    with ExitStack() as stack:
+        postgresql = stack.enter_context(services.postgresql_server("-c", "fsync=off"))
+        redis_url = stack.enter_context(services.valkey_server()).url
+        url = stack.enter_context(services.new_database(postgresql.url))
+        rows.fill(url, rows.Scale(USERS, 10 * USERS))
+        proxy = stack.enter_context(SlowProxy(make_url(url).port or 5432))
+        through = make_url(url).set(host=services.HOST, port=proxy.port)
+        database_url = through.render_as_string(hide_password=False)
+        site = stack.enter_context(sites.ours(database_url, redis_url, workers=2))
+        driver = drive.Driver(url, users=USERS)
+        for name, beside in BESIDE.items():
+            if name in options.only:
+                tokens = driver._lines("me")
+                with beside(site, proxy):
+                    time.sleep(1)
+                    report = _read(site.url, tokens, options.seconds)
+                memory = ", ".join(f"{each:.0f}" for each in site.megabytes())
+                print(f"{name:16} {report}  {memory} MB", flush=True)
+                time.sleep(3)
+
+
+def _read(url: str, tokens: list[str], seconds: float) -> str:
+    """Have people ask who they are, each at a pace of their own, and return what they saw."""
+    samples: list[tuple[float, int]] = []
+    ends_at = time.monotonic() + seconds
+
+    def repeat() -> None:
+        client, pace = Client(), READERS / READS_A_SECOND
+        due = time.monotonic() + random.random() * pace
+        while due < ends_at:
+            time.sleep(max(0.0, due - time.monotonic()))
+            begun = time.monotonic()
+            status, _ = client.ask("GET", url, "/api/v1/auth/me", token=random.choice(tokens))
+            samples.append((time.monotonic() - begun, status))
+            due = max(due + pace, time.monotonic() - 1)
+        client.close()
+
+    _all_at_once([repeat] * READERS)
+    times = sorted(took * 1000 for took, _ in samples)
+    failed = dict(collections.Counter(status for _, status in samples if status != 200))
+    return (
+        f"{len(times):6,} reads, p50 {times[len(times) // 2]:6.1f} ms,"
+        f" p99 {times[len(times) * 99 // 100]:7.1f} ms, longest {times[-1]:7.1f} ms,"
+        f" failed {failed or 'none'}"
+    )
+
+
+def _all_at_once(works: list[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=each) for each in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@contextmanager
+def _nothing(_site: sites.Server, _proxy: "SlowProxy") -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _idle(site: sites.Server, _proxy: "SlowProxy") -> Iterator[None]:
+    """Hold connections that have asked once, and open those again that the service lets go."""
+    address = (services.HOST, urlsplit(site.url).port)
+    is_over, poller = threading.Event(), selectors.DefaultSelector()
+
+    def connect() -> None:
+        client = socket.create_connection(address, timeout=10)
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        poller.register(client, selectors.EVENT_READ)
+
+    def hold() -> None:
+        while not is_over.is_set():
+            for key, _ in poller.select(0.1):
+                client = key.fileobj
+                assert isinstance(client, socket.socket)
+                with contextlib.suppress(OSError):
+                    if client.recv(4096):
+                        continue
+                poller.unregister(client)
+                client.close()
+                with contextlib.suppress(OSError):
+                    connect()
+
+    for _ in range(IDLE):
+        connect()
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        for key in list(poller.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+
+
+@contextmanager
+def _sign_ins(site: sites.Server, _proxy: "SlowProxy") -> Iterator[None]:
+    is_over = threading.Event()
+    statuses: collections.Counter[int] = collections.Counter()
+
+    def sign_in() -> None:
+        client, pace = Client(), 8 * 60 / SIGN_INS_A_MINUTE
+        while not is_over.wait(random.expovariate(1 / pace)):
+            email = f"user{random.randrange(USERS)}@example.com"
+            body = {"email": email, "password": rows.PASSWORD}
+            statuses[client.post(site.url, "/api/v1/auth/login", body)[0]] += 1
+        client.close()
+
+    with _in_background([sign_in] * 8, is_over):
+        yield
+    print(f"{'':16} sign-ins by status: {dict(statuses)}")
+
+
+@contextmanager
+def _slow_database(_site: sites.Server, proxy: "SlowProxy") -> Iterator[None]:
+    proxy.delay = DELAY
+    try:
+        yield
+    finally:
+        proxy.delay = 0.0
+
+
+@contextmanager
+def _worker_killed(site: sites.Server, _proxy: "SlowProxy") -> Iterator[None]:
+    is_over = threading.Event()
+
+    def kill() -> None:
+        while not is_over.wait(1):
+            if pids := site.worker_pids():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(random.choice(pids), signal.SIGKILL)
+
+    with _in_background([kill], is_over):
+        yield
+    services.wait_until(lambda: len(site.worker_pids()) == 2, seconds=30)
+    time.sleep(3)
+
+
+@contextmanager
+def _in_background(works: list[Callable[[], None]], is_over: threading.Event) -> Iterator[None]:
+    threads = [threading.Thread(target=each) for each in works]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
+BESIDE = {
+    "quiet": _nothing,
+    "idle": _idle,
+    "sign-ins": _sign_ins,
+    "slow database": _slow_database,
+    "worker killed": _worker_killed,
+}
+
+
+class SlowProxy:
+    """Stands before PostgreSQL and holds back what clients send for `delay` seconds."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.delay = 0.0
+        self._listener = socket.create_server((services.HOST, 0))
+        self.port: int = self._listener.getsockname()[1]
+
+    def __enter__(self) -> "SlowProxy":
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection((services.HOST, self._target))
+                for each in (client, server):
+                    each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for pair, is_slow in (((client, server), True), ((server, client), False)):
+                    threading.Thread(
+                        target=self._pass_on, args=(*pair, is_slow), daemon=True
+                    ).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket, is_slow: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if is_slow and self.delay:
+                    time.sleep(self.delay)
+                target.sendall(data)
+        for each in (source, target):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+
+def _allow_many_sockets() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 16_384), most))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m tests.bench.burst", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20, help="of each")
+    parser.add_argument("--only", nargs="+", choices=BESIDE, default=list(BESIDE))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
