@@ -67,11 +67,16 @@ def login() -> Response:
 
 @blueprint.post("/auth/login/oauth")
 @authentication.public
-@limits.login
+@limits.login_or_refresh
 def login_oauth() -> Response:
-    """Sign a device in with OAuth's password grant (RFC 6749 §4.3)."""
-    members = read_urlencoded(["username", "password", "grant_type", "scope", "client_id"])
-    if members.get("grant_type", "") not in {"password", ""}:
+    """Sign a device in with OAuth's password grant (RFC 6749 §4.3), or refresh its tokens (§6)."""
+    members = read_urlencoded(
+        ["username", "password", "grant_type", "refresh_token", "scope", "client_id"]
+    )
+    grant_type = members.get("grant_type") or "password"
+    if grant_type == limits.REFRESH_GRANT:
+        return _refreshed(RefreshForm.from_members(members))
+    if grant_type != "password":
         raise UnsupportedGrantType(field="grant_type")
     form = OAuthPasswordForm.from_members(members)
     return _log_in(form.username.data or "", form.password.data or "", entrance="oauth")
@@ -82,15 +87,7 @@ def login_oauth() -> Response:
 @limits.refresh
 def refresh_token() -> Response:
     """Change a refresh token for its successor."""
-    form = RefreshForm.from_json()
-    claims = tokens.read(form.refresh_token.data or "", tokens.REFRESH)
-    grant = sessions.rotate(
-        claims.session_id,
-        claims.user_id,
-        claims.jti,
-        ip_address=authentication.remote_address(),
-    )
-    return answers.issued_tokens(grant)
+    return _refreshed(RefreshForm.from_json())
 
 
 @blueprint.get("/auth/me")
@@ -120,5 +117,16 @@ def _log_in(email: str, password: str, *, entrance: str) -> Response:
         client=client,
         entrance=entrance,
         signed_in_with=way,
+    )
+    return answers.issued_tokens(grant)
+
+
+def _refreshed(form: RefreshForm) -> Response:
+    claims = tokens.read(form.refresh_token.data or "", tokens.REFRESH)
+    grant = sessions.rotate(
+        claims.session_id,
+        claims.user_id,
+        claims.jti,
+        ip_address=authentication.remote_address(),
     )
     return answers.issued_tokens(grant)

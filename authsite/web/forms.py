@@ -444,6 +444,10 @@ class OAuthPasswordForm(Form):
     username = StringField("Username", validators=[Text("username is missing", most=MAX_EMAIL)])
     password = PasswordField("Password", validators=[Text("password is missing", most=4096)])
     grant_type = StringField("Grant type", validators=[Text(most=64)])
+    # Of the other grant, which needs nothing else.
+    refresh_token = StringField(
+        "Refresh token", validators=[Text(most=MAX_TOKEN, name="Refresh token")]
+    )
 
 
 def read_json_object() -> dict[str, Any]:

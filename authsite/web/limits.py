@@ -30,6 +30,7 @@ from ..extensions import limiter
 
 WINDOW_SECONDS = 60
 LONGEST_PAUSE_SECONDS = 30
+REFRESH_GRANT = "refresh_token"  # RFC 6749 §6
 View = TypeVar("View", bound=Callable[..., Any])
 
 
@@ -235,9 +236,10 @@ def by_bound_session() -> str:
 
 
 def _refresh_token() -> str:
-    """Return the refresh token in a JSON body of a length that the view will take, else nothing."""
-    most = request.max_content_length or 0
-    if not 0 < (request.content_length or 0) <= most:
+    """Return the refresh token in a body of a length that the view will take, else nothing."""
+    if request.mimetype == "application/x-www-form-urlencoded":
+        return _form_field("refresh_token")
+    if not _has_body_to_read():
         return ""
     try:
         members = orjson.loads(request.get_data(cache=True))
@@ -245,6 +247,18 @@ def _refresh_token() -> str:
         return ""
     token = members.get("refresh_token") if isinstance(members, dict) else None
     return token if isinstance(token, str) else ""
+
+
+def _form_field(name: str) -> str:
+    """Return a field of a form whose length is declared and such as the view will take, else nothing."""
+    if request.mimetype != "application/x-www-form-urlencoded" or not _has_body_to_read():
+        return ""
+    request.get_data(cache=True)  # the view reads it again
+    return request.form.get(name, "")
+
+
+def _has_body_to_read() -> bool:
+    return 0 < (request.content_length or 0) <= (request.max_content_length or 0)
 
 
 def address_key(address: str | None) -> str:
@@ -314,6 +328,21 @@ rename_session = Limit("rename-session", 60, by_user)
 revoke_session = Limit("revoke-session", 60, by_user)
 revoke_others = Limit("revoke-others", 10, by_user)
 delete_expired = Limit("delete-expired", 5, by_user)
+
+
+def login_or_refresh(view: View) -> View:
+    """Count a refresh by OAuth with the other refreshes, and whatever else is sent there with the sign-ins.
+
+    The view reads the same field, and refuses one that is given twice: no guess passes for a refresh.
+    """
+
+    @functools.wraps(view)
+    def limited(*args: Any, **kwargs: Any) -> Any:
+        (refresh if _form_field("grant_type") == REFRESH_GRANT else login).count()
+        return view(*args, **kwargs)
+
+    limited.limit = login  # type: ignore[attr-defined]
+    return cast(View, limited)
 
 
 def of(view: Callable[..., Any]) -> Limit | None:

@@ -89,14 +89,18 @@ INPUTS = {
     "refresh_token": "A refresh token, as it came.",
     "device_name": "The name to show for this device.",
     "username": "The e-mail address.",
-    "grant_type": "The one grant that there is.",
+    "grant_type": "What is sent: a password, if it is not given.",
 }
 # Their views tell a member that lacks from one that is null.
 MAY_BE_NULL: dict[type[forms.Form], str] = {
     forms.DeviceNameForm: "device_name",
     forms.RecoveryCodesForm: "replaces",
 }
-CHOICES = {"grant_type": ["password"]}
+CHOICES = {"grant_type": ["password", limits.REFRESH_GRANT]}
+# What another grant needs in the place of what the form requires.
+INSTEAD: dict[type[forms.Form], list[str]] = {
+    forms.OAuthPasswordForm: ["grant_type", "refresh_token"]
+}
 
 DESCRIPTION = """\
 Accounts, and every place where they are signed in.
@@ -274,6 +278,8 @@ def _body(place: Place, form: type[forms.Form]) -> dict[str, Any]:
     }
     if required:
         schema["required"] = [name for name in schema["properties"] if name in required]
+    if form in INSTEAD:
+        schema["anyOf"] = [{"required": schema.pop("required")}, {"required": INSTEAD[form]}]
     media_type = URLENCODED if place.is_oauth else JSON
     return {
         "required": not place.operation.may_lack_body,

@@ -83,6 +83,9 @@ OAUTH_ERRORS = {
     errors.InvalidCredentials: "invalid_grant",
     errors.InactiveAccount: "invalid_grant",
     errors.EmailNotVerified: "invalid_grant",
+    errors.RefreshTokenExpired: "invalid_grant",
+    errors.RefreshTokenInvalid: "invalid_grant",
+    errors.SessionRevoked: "invalid_grant",
     errors.UnsupportedGrantType: "unsupported_grant_type",
     errors.SecondStepRequired: "mfa_required",  # Auth0's word, which its clients understand
 }

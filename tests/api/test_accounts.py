@@ -379,13 +379,53 @@ def test_another_grant_type_is_unsupported_whatever_else_is_sent(app, client, us
         {"username": EMAIL, "password": PASSWORD, "grant_type": "authorization_code"},
         {"username": EMAIL, "password": PASSWORD, "grant_type": "PASSWORD"},
         {"grant_type": "client_credentials"},
-        {"grant_type": "refresh_token", "refresh_token": "x"},
     ):
         with subtests.test(members):
             answer = oauth(client, **members)
             assert answer.status_code == 400
             assert answer.get_json()["error"] == "unsupported_grant_type"
     assert count(app, UserSession) == 0
+
+
+def test_the_refresh_grant_is_the_same_rotation(app, client, held):
+    """RFC 6749 §6: a used token ends the session by this way too."""
+    answer = oauth(client, grant_type="refresh_token", refresh_token=held["refresh_token"])
+    assert answer.status_code == 200
+    new = answer.get_json()
+    assert list(new) == ["access_token", "refresh_token", "token_type", "expires_in"]
+    assert (answer.headers["Cache-Control"], answer.headers["Pragma"]) == ("no-store", "no-cache")
+    assert session_id(new) == session_id(held)
+    assert count(app, UserSession) == 1
+    # Its own password and name would be another grant's: they are not looked at.
+    newer = oauth(
+        client,
+        grant_type="refresh_token",
+        refresh_token=new["refresh_token"],
+        username=EMAIL,
+        password="wrong password",
+    ).get_json()
+    assert is_live(client, newer)
+    answer = oauth(client, grant_type="refresh_token", refresh_token=held["refresh_token"])
+    assert problem(answer, 401, "session_revoked")["error"] == "invalid_grant"
+    assert not is_live(client, newer)
+    assert row_of(app, newer).end_reason == "reuse_detected"
+
+
+def test_what_is_no_refresh_token_is_an_invalid_grant(app, client, held, subtests):
+    """Nor does an access token, or a password beside it, refresh or sign in."""
+    for token in ("x", held["access_token"], "a.b.c", "\N{SNOWMAN}" * 9):
+        with subtests.test(token[:9]):
+            members = {"grant_type": "refresh_token", "refresh_token": token}
+            answer = oauth(client, **members, username=EMAIL, password=PASSWORD)
+            assert problem(answer, 401, "token_invalid")["error"] == "invalid_grant"
+    for members in ({}, {"refresh_token": ""}, {"refresh_token": "x" * 4097}):
+        answer = oauth(client, grant_type="refresh_token", **members)
+        assert problem(answer, 422, "validation_error")["error"] == "invalid_request"
+    query = f"{V1}/auth/login/oauth?refresh_token={held['refresh_token']}"
+    answer = client.post(query, data={"grant_type": "refresh_token"})
+    problem(answer, 400, "malformed_request")
+    assert count(app, UserSession) == 1
+    assert is_live(client, held)
 
 
 def test_a_missing_field_of_the_grant_is_an_invalid_request(client):

@@ -193,6 +193,40 @@ def test_refreshing_is_limited_by_the_session_that_a_token_of_ours_names(
     assert refresh(client, one["refresh_token"]).status_code == 200
 
 
+def try_refresh_grant(client, token, **more):
+    form = {"grant_type": "refresh_token", "refresh_token": token, **more}
+    return client.post(f"{V1}/auth/login/oauth", data=form)
+
+
+def test_both_ways_to_refresh_share_one_count_and_take_nothing_from_signing_in(
+    client, user, time_machine
+):
+    time_machine.move_to(clock.now(), tick=False)
+    held = log_in(client)
+    for _ in range(15):
+        held = refresh(client, held["refresh_token"]).get_json()
+        held = try_refresh_grant(client, held["refresh_token"]).get_json()
+    assert try_refresh_grant(client, held["refresh_token"]).status_code == 429
+    assert refresh(client, held["refresh_token"]).status_code == 429
+    for number in range(9):
+        assert try_login(client).status_code == 200, number
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_no_guess_of_a_password_passes_for_a_refresh(app, client, user, order):
+    """LT-01: neither beside a refresh grant nor by naming both grants."""
+    for _ in range(10):
+        body = "&".join(["grant_type=refresh_token", "grant_type=password"][order])
+        answer = client.post(
+            f"{V1}/auth/login/oauth",
+            data=f"{body}&username={EMAIL}&password={PASSWORD.replace(' ', '+')}",
+            content_type="application/x-www-form-urlencoded",
+        )
+        problem(answer, 400, "malformed_request")
+        assert try_refresh_grant(client, "x", username=EMAIL, password=PASSWORD).status_code == 401
+    assert count(app, UserSession) == 0
+
+
 def test_the_window_moves(client, time_machine):
     """LT-14: a fixed window would let the limit through twice around its edge."""
     time_machine.move_to(clock.now(), tick=False)

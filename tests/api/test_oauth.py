@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from authlib.integrations.base_client import OAuthError
+from authlib.integrations.requests_client import OAuth2Session as AuthlibSession
 from oauthlib.oauth2 import (
     InvalidGrantError,
     LegacyApplicationClient,
@@ -92,3 +94,40 @@ def test_the_client_in_the_readme_finishes_a_sign_in_that_wants_a_second_step(se
     assert signed_in.get(f"{site.url}{V1}/auth/me").json()["email"] == "two-step@example.com"
     with pytest.raises(InvalidGrantError):
         names["sign_in"](f"{site.url}{V1}", "two-step@example.com", "not it", lambda _: "")
+
+
+def refreshing_with_oauthlib(url, token, save):
+    """A client whose access token has just expired, by its own clock."""
+    client = LegacyApplicationClient(client_id="any")
+    how = {"auto_refresh_url": url, "token_updater": save}
+    return OAuth2Session(client=client, token=token | {"expires_at": 1}, **how)
+
+
+def refreshing_with_authlib(url, token, save):
+    how = {"token_endpoint": url, "token_endpoint_auth_method": "none"}
+    return AuthlibSession(
+        "any", token=token | {"expires_at": 1}, update_token=lambda new, **_: save(new), **how
+    )
+
+
+@pytest.mark.parametrize(
+    ("library", "refusal"),
+    [(refreshing_with_oauthlib, InvalidGrantError), (refreshing_with_authlib, OAuthError)],
+)
+def test_a_library_refreshes_by_itself_until_the_session_ends(session, site, library, refusal):
+    """RFC 6749 §6: with what its library knows of OAuth, and no code of ours."""
+    url, saved = f"{site.url}{V1}/auth/login/oauth", []
+    token = dict(fetch(session, site))
+    with library(url, token, saved.append) as client:
+        assert client.get(f"{site.url}{V1}/auth/me").json()["email"] == EMAIL
+    [new] = saved
+    assert new["refresh_token"] != token["refresh_token"]
+    with library(url, dict(new), saved.append) as client:
+        assert client.get(f"{site.url}{V1}/auth/me").status_code == 200
+    newest = dict(saved[-1])
+    with OAuth2Session(token=newest) as other:
+        assert other.post(f"{site.url}{V1}/auth/logout", json={}).ok
+    with library(url, newest, saved.append) as client, pytest.raises(refusal) as refused:
+        client.get(f"{site.url}{V1}/auth/me")
+    assert refused.value.error == "invalid_grant"
+    assert len(saved) == 2

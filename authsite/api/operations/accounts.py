@@ -67,9 +67,11 @@ OPERATIONS: dict[str, Operation] = {
         takes_device_id=True,
     ),
     "api.accounts.login_oauth": Operation(
-        "Sign in with OAuth's password grant",
-        "The same as `POST /api/v1/auth/login`, and counted with it, for OAuth libraries (RFC 6749 §4.3):"
-        " a form instead of JSON, and errors that also have the members `error` and `error_description`."
+        "Sign in, or refresh, as OAuth libraries do",
+        "The same as `POST /api/v1/auth/login`, and counted with it, for OAuth's password grant (RFC 6749"
+        " §4.3): a form instead of JSON, and errors that also have the members `error` and"
+        " `error_description`. With `grant_type=refresh_token` (§6) and a `refresh_token` it is the same as"
+        " `POST /api/v1/auth/refresh`, and counted with that."
         f" `scope` is ignored. Credentials in the query string are refused. {SECOND_STEP} {LOCKOUT}",
         "Tokens",
         form=forms.OAuthPasswordForm,
@@ -80,6 +82,9 @@ OPERATIONS: dict[str, Operation] = {
             EmailNotVerified(),
             MFA_REQUIRED,
             UnsupportedGrantType(field="grant_type"),
+            RefreshTokenExpired(),
+            RefreshTokenInvalid(),
+            SessionRevoked(),
         ),
         takes_device_id=True,
     ),
