@@ -1,5 +1,6 @@
 """Changes of address: from the wish to the link, and back again from any step."""
 
+import base64
 from datetime import timedelta
 
 import pytest
@@ -21,6 +22,7 @@ from authsite.crypto import tokens
 from authsite.database.models import (
     AccountEvent,
     EmailChange,
+    OutgoingEvent,
     OutgoingMail,
     PasswordReset,
     User,
@@ -743,6 +745,32 @@ def test_it_is_told_once_where_the_account_is_back_or_the_time_is_over(
 
     told = [to for to, name in arrived(mailbox) if "password was changed" in name]
     assert sorted(told) == [E1, E1, E2]
+
+
+# Products
+
+
+def test_products_are_told_of_a_change_of_its_undoing_and_of_what_that_ended(make_app):
+    secret = "whsec_" + base64.b64encode(b"n" * 32).decode()
+    app = make_app(WEBHOOK_URLS="http://127.0.0.1:9/hooks", WEBHOOK_SECRETS=secret)
+    with app.app_context():
+        ada = factories.account(E1, is_verified=True)
+        session = resumed(ada)
+        database.run(delete(OutgoingEvent))
+        ask(session, E2)
+        assert told_products() == []
+        email_changes.confirm(ada.id, link())
+        assert told_products() == [("user.updated", {})]
+        undo(newest(), E1)
+
+    with app.app_context():
+        ended = {"session_ids": [str(session.id)], "reason": "email_undone"}
+        assert told_products()[1:] == [("session.ended", ended), ("user.updated", {})]
+
+
+def told_products() -> list:
+    rows = database.rows(select(OutgoingEvent.kind, OutgoingEvent.facts).order_by(OutgoingEvent.id))
+    return [tuple(row) for row in rows]
 
 
 # What is over
