@@ -43,6 +43,7 @@ from .database.models import (
     UserEmail,
 )
 from .errors import (
+    AccountBeingDeleted,
     EmailNotVerified,
     EmailTaken,
     InactiveAccount,
@@ -136,7 +137,8 @@ def authenticate(
     """Return whose e-mail and password these are; `browser` is the device id in its cookie, if any.
 
     Raise InvalidCredentials (in the same time for an unknown address and a wrong password),
-    InactiveAccount, EmailNotVerified (both only after the right password) or TooManyAttempts.
+    InactiveAccount, AccountBeingDeleted, EmailNotVerified (all only after the right password) or
+    TooManyAttempts.
     `even_unverified` is for who brings the proof of the address along.
     """
     # The place for hashing is held from the look at the counter to the count of a failure: of many
@@ -157,6 +159,9 @@ def authenticate(
                 events.record("login", outcome="failure", user_id=found.id)
                 raise InvalidCredentials
             attempt.succeeded()
+    if found.delete_after is not None:
+        events.record("login", outcome="refused", user_id=found.id, code=InactiveAccount.code)
+        raise AccountBeingDeleted(found.delete_after)
     if not found.is_active:
         events.record("login", outcome="refused", user_id=found.id, code=InactiveAccount.code)
         raise InactiveAccount
@@ -187,10 +192,16 @@ def update_details(user_id: uuid.UUID, changes: Mapping[str, str | None]) -> Acc
 
 
 def deactivate(email: str) -> Account:
-    """Close the account to sign-ins and end its sessions and links; raise UnknownAccount."""
+    """Close the account to sign-ins and end its sessions and links.
+
+    Raise UnknownAccount or, where it is closed because it will be deleted, AccountBeingDeleted: whoever has
+    the link that keeps it could open it again.
+    """
     account = find_by_email(email)
     with database.transaction():
-        _set_active(account.id, is_active=False)
+        scheduled = database.row(_CLOSE, {"owner_id": account.id, "now": clock.now()})
+        if scheduled is not None and scheduled.delete_after is not None:
+            raise AccountBeingDeleted(scheduled.delete_after)
         activity.record("deactivated", account.id)
         webhooks.emit("user.deactivated", account.id)
         sessions.end_all(account.id, reason="deactivated")
@@ -201,10 +212,11 @@ def deactivate(email: str) -> Account:
 
 
 def activate(email: str) -> Account:
-    """Open the account to sign-ins again; raise UnknownAccount."""
+    """Open the account to sign-ins again, and keep it if it was to be deleted; raise UnknownAccount."""
     account = find_by_email(email)
     with database.transaction():
-        _set_active(account.id, is_active=True)
+        if not database.run(_OPEN, {"owner_id": account.id, "now": clock.now()}):
+            raise UnknownAccount
         activity.record("activated", account.id)
         webhooks.emit("user.activated", account.id)
     events.record("activate", user_id=account.id)
@@ -312,11 +324,6 @@ def end_email_change(user_id: uuid.UUID) -> bool:
     return database.run(ended) > 0
 
 
-def _set_active(user_id: uuid.UUID, *, is_active: bool) -> None:
-    now = clock.now()
-    database.run(update(User).where(User.id == user_id).values(is_active=is_active, updated_at=now))
-
-
 def _require_verified(account: Account) -> None:
     """Where the site lets nobody in unverified, mail the link that is needed and raise EmailNotVerified."""
     if account.email_verified_at or current_app.config["EMAIL_VERIFICATION"] != "required":
@@ -370,6 +377,17 @@ _HOLDER = database.Prepared(
         _LISTED.exists().label("is_listed"),
     )
 )
+_CLOSE = (
+    update(User)
+    .where(User.id == bindparam("owner_id"))
+    .values(is_active=False, updated_at=bindparam("now"))
+    .returning(User.delete_after)
+)
+_OPEN = (
+    update(User)
+    .where(User.id == bindparam("owner_id"))
+    .values(is_active=True, delete_after=None, updated_at=bindparam("now"))
+)
 _BY_ID = select(*ACCOUNT_COLUMNS).where(User.id == _USER_ID)
 # One row whether or not there is such an account: both take the same statements and the same time.
 _NOBODY = select(literal(1).label("one")).subquery()
@@ -379,6 +397,7 @@ _BY_ID_WITH_FAILURES = database.Prepared(
         User.password_hash,
         User.password_changed_at,
         User.two_step_since,
+        User.delete_after,
         throttling.HAS_FAILURES.label("has_failures"),
     ).select_from(_NOBODY.outerjoin(User, User.id == _USER_ID))
 )

@@ -1,5 +1,7 @@
 """The failures that a caller can act on. Nothing here knows HTTP: problems.py gives each its status."""
 
+from datetime import datetime
+
 
 class AuthsiteError(Exception):
     """A refusal with a stable `code` for programs and a `message` for people."""
@@ -57,6 +59,16 @@ class WrongCurrentPassword(AuthsiteError):
 class InactiveAccount(AuthsiteError):
     code = "inactive_account"
     message = "User account is inactive"
+
+
+class AccountBeingDeleted(InactiveAccount):
+    """Closed, and gone after `delete_after`, unless its owner keeps it."""
+
+    def __init__(self, delete_after: datetime) -> None:
+        day = f"{delete_after.day} {delete_after:%B %Y}"
+        super().__init__(
+            f"This account will be deleted on {day}. To keep it, open the link in our email"
+        )
 
 
 class EmailNotVerified(AuthsiteError):

@@ -131,6 +131,7 @@ ACCOUNT = (
     *Account._fields,
     "password_changed_at",
     "two_step_since",
+    "delete_after",
 )
 SESSION = (
     *("id", "device_name", "given_name", "browser", "os", "device_type", "device_id"),

@@ -106,6 +106,11 @@ def confirm(
         )
 
 
+def end_claims(email: str) -> None:
+    """Delete every claim to this address."""
+    database.rows(_TAKE_ALL, {"address": email})
+
+
 def delete_expired() -> Iterator[int]:
     """Delete claims that have expired, in short transactions; yield how many in each."""
     yield from database.delete_in_batches(Registration.id, Registration.expires_at < clock.now())

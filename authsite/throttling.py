@@ -13,7 +13,7 @@ attempts at once cannot pass the limit together.
 import math
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -148,6 +148,13 @@ def forget(email: str) -> None:
     database.run(_FORGET, {"counter": key_for(email)})
 
 
+def forget_browsers(emails: Iterable[str], browsers: Iterable[str]) -> None:
+    """Forget the counts that browsers, named by their device ids, have of their own for these addresses."""
+    keys = [key_for(email, browser) for email in emails for browser in browsers]
+    if keys:
+        database.run(delete(SignInFailures).where(SignInFailures.key.in_(keys)))
+
+
 def failures(email: str) -> int:
     """Return how many wrong passwords in a row are on the count of the address."""
     found = database.row(_CONSECUTIVE, {"counter": key_for(email)})
@@ -199,9 +206,13 @@ def may_mail(name: str, whom: str) -> bool:
 def delete_stale(before: datetime) -> Iterator[int]:
     """Delete counters whose window ended before, but those near the lifelong limit, in short transactions.
 
-    Yield how many in each.
+    Without a run of wrong ones, as of mails, the end of the window is enough: no row says as much. Yield how
+    many in each.
     """
-    is_stale = and_(SignInFailures.window_ends_at < before, SignInFailures.consecutive < MAX_RECENT)
+    is_stale = or_(
+        and_(SignInFailures.window_ends_at < before, SignInFailures.consecutive < MAX_RECENT),
+        and_(SignInFailures.window_ends_at < clock.now(), SignInFailures.consecutive == 0),
+    )
     yield from database.delete_in_batches(SignInFailures.key, is_stale)
 
 

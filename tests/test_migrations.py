@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from flask_migrate import downgrade, upgrade
 from sqlalchemy import CheckConstraint, inspect, select, text
 
-from authsite import accounts, clock, create_app, database
+from authsite import accounts, clock, create_app, database, deletions, sessions
 from authsite.database import Base
 from authsite.database.models import UserSession
 from tests import factories, services
@@ -240,3 +240,25 @@ def test_a_service_is_ready_once_its_database_is_migrated(tmp_path):
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'of tomorrow'")
         assert client.get("/readyz").status_code == 200
         database.engine().dispose()
+
+
+def test_deletions_come_and_go_without_taking_a_session_along(blank):
+    """On SQLite a table made anew for its check would: dropping the old one deletes all that refers to it."""
+    upgrade()
+    ada, grace = factories.account(), factories.account("grace@example.com")
+    kept = factories.grant(ada)
+    factories.grant(grace)
+    deletions.request_by_operator(grace.email)
+    deletions.request_by_operator(
+        grace.email, is_at_once=True
+    )  # and a mail waits that names its reader
+    factories.grant(factories.account("joan@example.com"))
+    deletions.request_by_operator("joan@example.com")
+    downgrade(revision="0016")
+    reasons = database.rows(text("SELECT end_reason FROM user_sessions WHERE ended_at IS NOT NULL"))
+    assert [row[0] for row in reasons] == ["deactivated"]
+    assert database.row(text("SELECT count(*) FROM users WHERE NOT is_active"))[0] == 1
+    upgrade()
+
+    assert database.row(text("SELECT count(*) FROM user_sessions"))[0] == 2
+    assert sessions.resume_api(kept.session_id, ada.id).account.id == ada.id

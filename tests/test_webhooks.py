@@ -27,6 +27,7 @@ from authsite import (
     addresses,
     config,
     database,
+    deletions,
     not_me,
     passwords,
     sessions,
@@ -249,6 +250,16 @@ def _deactivate(ada):
     accounts.deactivate(ada.email)
 
 
+def _undo(ada):
+    factories.grant(ada)
+    sessions.end_all(ada.id, reason="email_undone")
+
+
+def _delete(ada):
+    factories.grant(ada)
+    deletions.request_by_operator(ada.email)
+
+
 WAYS = {
     "logged_out": _end("logged_out"),
     "revoked": _end("revoked"),
@@ -259,6 +270,8 @@ WAYS = {
     "replaced": _replace,
     "evicted": _evict,
     "not_me": _not_me,
+    "email_undone": _undo,
+    "account_deleted": _delete,
 }
 
 

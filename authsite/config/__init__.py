@@ -309,6 +309,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
         86_400,
     ),
     "ACTIVITY_KEEP_DAYS": ("ACTIVITY_KEEP_DAYS", values.integer(30, 400), 90),
+    "ACCOUNT_DELETION_DAYS": ("ACCOUNT_DELETION_DAYS", values.integer(0, 30), 7),
     "STEP_UP_MINUTES": ("STEP_UP_MINUTES", values.integer(1, 15), 10),
     "EMAIL_UNDO_DAYS": ("EMAIL_UNDO_DAYS", values.integer(0, 30), 7),
     "TRUSTED_BROWSER_DAYS": ("TRUSTED_BROWSER_DAYS", values.integer(0, 365), 30),

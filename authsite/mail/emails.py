@@ -28,6 +28,7 @@ class Mail(NamedTuple):
     user_id: uuid.UUID | None
     name: str
     facts: dict[str, Any]
+    recipient: str | None = None  # of an account that is gone
 
 
 def password_reset(
@@ -303,6 +304,28 @@ def email_is_now(user_id: uuid.UUID, *, changed_at: datetime) -> Mail:
     return Mail(user_id, "email_changed", {"changed_at": changed_at.isoformat()})
 
 
+def deletion_scheduled(
+    user_id: uuid.UUID,
+    *,
+    requested_at: datetime,
+    delete_after: datetime,
+    device_name: str | None,
+    ip_address: str | None,
+) -> Mail:
+    """Return the notice that an account will be deleted, with the link that keeps it until then.
+
+    Without a device an operator asked for it.
+    """
+    at = {"requested_at": requested_at.isoformat(), "delete_after_at": delete_after.isoformat()}
+    by = {"device_name": device_name, "ip_address": ip_address}
+    return Mail(user_id, "deletion_scheduled", at | by)
+
+
+def account_deleted(email: str, *, deleted_at: datetime) -> Mail:
+    """Return the last mail, to the address of an account that is gone."""
+    return Mail(None, "account_deleted", {"deleted_at": deleted_at.isoformat()}, email)
+
+
 def to_old_address(mail: Mail, *, change_id: str, undo_until: datetime) -> Mail:
     """Return the mail as it goes to the address that a change gave up, with the link that undoes it."""
     return mail._replace(
@@ -344,6 +367,9 @@ def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
     if registration_id := context.pop("registration_id", None):
         link = tokens.sign("registration", registration_id)
         context["link"] = f"{base_url}/register/confirm?token={link}"
+    if mail.name == "deletion_scheduled" and "undo_url" not in context:
+        link = tokens.sign("keep_account", f"{mail.user_id}:{mail.facts['delete_after_at']}")
+        context["keep_url"] = f"{base_url}/keep-account?token={link}"
     if mail.name == "verify_email":
         link = tokens.sign("verify_email", f"{mail.user_id}:{email}")
         context["link"] = f"{base_url}/verify-email?token={link}"

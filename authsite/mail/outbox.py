@@ -4,10 +4,11 @@ Any number of drainers may run: the thread of this process, `flask send-mail`, a
 """
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
+    String,
     Uuid,
     and_,
     bindparam,
@@ -81,13 +82,13 @@ def depth() -> int:
 def _deliver_one(row: database.Row) -> bool:
     """Send one claimed mail; return whether it left. What cannot be sent now is tried again later."""
     to = _recipient(row)
-    if to is None or not to.is_active or _is_overtaken(row, to):
+    if to is None or _is_overtaken(row, to):
         return _drop(row, "dropped")
     name = _name_within_quota(row, to)
     if name is None:
         return _drop(row, "too_many")
     try:
-        mail = emails.Mail(row.user_id, name, row.facts)
+        mail = emails.Mail(row.user_id, name, row.facts, row.recipient)
         sending.send(emails.compose(mail, email=to.email, first_name=_greeted(to)))
     except Exception as error:
         # Not only the network's: a mail that cannot even be written must not stand before all others.
@@ -114,7 +115,8 @@ def _name_within_quota(row: database.Row, to: database.Row) -> str | None:
         # Who has an account already is told so; whether there is one is decided now, not when it was asked.
         name = "already_registered" if to.has_account else name
         return name if to.claims_today <= quotas.MOST_TO_UNPROVEN else None
-    if row.attempts > 1:
+    # Of these two there is one for each account, and without the former nobody could keep theirs.
+    if row.attempts > 1 or name in ("deletion_scheduled", "account_deleted"):
         return name
     if name == "new_device":
         so_many = quotas.count(row.user_id, "new_device")
@@ -137,6 +139,8 @@ def _recipient(row: database.Row) -> database.Row | None:
     """Return who gets the mail, by the row that it names; None if that is gone."""
     now = clock.now()
     key = row.facts | {"owner_id": row.user_id, "now": now, "since": now - quotas.WINDOW}
+    if row.recipient is not None:
+        return database.row(_NAMED, {"recipient": row.recipient})
     if row.name == "registration":
         return database.row(_CLAIMANT, key)
     if row.name == "change_email":
@@ -155,7 +159,11 @@ def _greeted(to: database.Row) -> str | None:
 
 
 def _is_overtaken(row: database.Row, to: database.Row) -> bool:
-    """Return whether the mail is a link that no longer works: nobody should get it."""
+    """Return whether the account is closed, or the mail a link that no longer works: nobody should get it."""
+    if row.name == "deletion_scheduled":
+        return bool(to.delete_after != datetime.fromisoformat(row.facts["delete_after_at"]))
+    if not to.is_active:
+        return True
     if row.name == "verify_email":
         return to.email_verified_at is not None
     reset_id = row.facts.get("reset_id")
@@ -190,8 +198,14 @@ _POSTPONE = update(OutgoingMail).where(_OWN).values(due_at=bindparam("new_due_at
 # They go to whoever reads an address that somebody has typed.
 _TO_STRANGERS = ("registration", "change_email")
 _OWNER_ID = bindparam("owner_id", type_=Uuid())
-_RECIPIENT = select(User.email, User.email_verified_at, User.first_name, User.is_active).where(
-    User.id == _OWNER_ID
+_RECIPIENT = select(
+    User.email, User.email_verified_at, User.first_name, User.is_active, User.delete_after
+).where(User.id == _OWNER_ID)
+# Nothing is known of its reader any longer.
+_NAMED = select(
+    bindparam("recipient", type_=String()).label("email"),
+    null().label("email_verified_at"),
+    true().label("is_active"),
 )
 _NOW = bindparam("now", type_=UtcDateTime())
 _claims = aliased(Registration)
@@ -256,6 +270,7 @@ _OLD_ADDRESS = (
         User.email_verified_at,
         User.first_name,
         true().label("is_active"),
+        User.delete_after,
     )
     .join_from(EmailChange, User, User.id == EmailChange.user_id)
     .where(

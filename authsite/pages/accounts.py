@@ -8,7 +8,13 @@ from markupsafe import Markup
 from werkzeug.wrappers import Response
 
 from .. import accounts, registrations, sessions, spelling
-from ..errors import EmailNotVerified, EmailTaken, InactiveAccount, InvalidCredentials
+from ..errors import (
+    AccountBeingDeleted,
+    EmailNotVerified,
+    EmailTaken,
+    InactiveAccount,
+    InvalidCredentials,
+)
 from ..web import authentication, limits
 from ..web.forms import DetailsForm, LoginForm, RegisterForm
 from . import answers
@@ -89,6 +95,8 @@ def login() -> ResponseReturnValue:
         authentication.sign_in(authenticated, is_remembered=form.remember.data)
     except InvalidCredentials:
         form.refuse("email", WRONG)
+    except AccountBeingDeleted as refusal:
+        form.refuse("email", refusal.message)
     except InactiveAccount:
         form.refuse("email", _inactive())
     except EmailNotVerified as refusal:

@@ -33,6 +33,7 @@ REASONS = {
     "not_me": "Signed out; “This was not me” was reported",
     "email_undone": "Signed out: a change of your email address was undone",
     "deactivated": "Signed out: the account was deactivated",
+    "account_deleted": "Signed out: the account was to be deleted",
     "replaced": "Replaced: the same device signed in again",
     "evicted": "Signed out to make room for a newer device",
 }

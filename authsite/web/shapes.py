@@ -489,6 +489,18 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "Page": {"type": "string", "description": "A page of HTML."},
 }
 
+SCHEMAS["Deletion"] = _object(
+    "Every session has ended, this one included.",
+    SCHEMAS["Message"]["properties"]
+    | {"delete_after": or_null(TIME) | {"description": "From when on it is deleted; null: it is."}},
+    examples=[
+        {
+            "success": True,
+            "message": "Account will be deleted",
+            "delete_after": "2026-12-03T18:04:00.125000Z",
+        }
+    ],
+)
 _MESSAGE, _TOKENS = SCHEMAS["Message"], SCHEMAS["Tokens"]
 SCHEMAS["MessageAndTokens"] = _object(
     "It is done, and the session goes on with these tokens.",

@@ -15,7 +15,7 @@ UNITS = (
 
 
 def init_app(app: Flask) -> None:
-    for to_text in (ago, iso, utc_date, utc_day, utc_datetime, utc_time, until):
+    for to_text in (ago, iso, utc_date, utc_datetime, utc_day, utc_full_date, utc_time, until):
         app.add_template_filter(to_text)
 
 
@@ -61,6 +61,12 @@ def utc_day(moment: datetime) -> str:
     """Return "3 May", with the year unless it is this one."""
     moment = moment.astimezone(UTC)
     return utc_date(moment) + ("" if moment.year == clock.now().year else f" {moment.year}")
+
+
+def utc_full_date(moment: datetime) -> str:
+    """Return "2 December 2026"."""
+    moment = moment.astimezone(UTC)
+    return f"{moment.day} {moment:%B %Y}"
 
 
 def utc_time(moment: datetime) -> str:

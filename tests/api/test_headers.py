@@ -145,7 +145,7 @@ def test_a_listed_origin_is_told_what_it_may_send_before_it_has_a_token(cors_cli
     for path, methods in (
         ("/auth/login", {"POST"}),
         ("/auth/me", {"GET"}),
-        ("/users/me", {"GET", "PATCH"}),
+        ("/users/me", {"GET", "PATCH", "DELETE"}),
         ("/users/me/password", {"PATCH"}),
         ("/auth/logout", {"POST"}),
         ("/sessions/x", {"PATCH", "DELETE"}),

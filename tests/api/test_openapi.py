@@ -68,6 +68,7 @@ OPERATION_IDS = {
     ("POST", "/users/me/email/confirm"): "confirm_email_change",
     ("GET", "/users/me/activity"): "list_activity",
     ("GET", "/users/me/export"): "export_my_data",
+    ("DELETE", "/users/me"): "delete_current_user",
     ("GET", "/auth/step-up"): "get_step_up",
     ("POST", "/auth/step-up"): "confirm_step_up",
     ("POST", "/auth/login/second-step"): "complete_login",

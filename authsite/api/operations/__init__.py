@@ -5,6 +5,7 @@ from . import (
     accounts,
     activity,
     addresses,
+    deletions,
     documentation,
     email_changes,
     exports,
@@ -25,6 +26,7 @@ for _noun in (
     sessions,
     activity,
     exports,
+    deletions,
     services,
     documentation,
 ):

@@ -33,11 +33,12 @@ END_REASONS = (
     "evicted",
     "not_me",
     "email_undone",
+    "account_deleted",
 )
 # A device whose session ended like this may be a thief's: it is new again at its next sign-in.
 DISTRUSTED_ENDS = (
     *("password_changed", "password_reset", "revoked", "reuse_detected", "not_me"),
-    "email_undone",
+    *("email_undone", "account_deleted"),
 )
 ENTRANCES = ("page", "api", "oauth")
 # How its user proved who they are; with `trusted` the browser's cookie stood for the second step.

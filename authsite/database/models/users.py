@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    CheckConstraint,
     ForeignKey,
     Index,
     String,
@@ -23,6 +24,7 @@ MAX_PHONE = 32
 
 class User(Base):
     __tablename__ = "users"
+    __table_args__ = (CheckConstraint("delete_after IS NULL OR NOT is_active", name="deletion"),)
 
     id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
     # As it is shown. Its own constraint is for code of the release before, which knows no user_emails.
@@ -39,9 +41,19 @@ class User(Base):
     # Since when a sign-in needs a second step; while it is set an app or a passkey exists. NULL: off.
     two_step_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
     is_active: Mapped[bool] = mapped_column(default=True, server_default=true())
+    # From when on all that is the user's may go; until then its owner can keep it. NULL: it stays.
+    delete_after: Mapped[datetime | None] = mapped_column(UtcDateTime)
     is_superuser: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+Index(
+    "ix_users_delete_after",
+    User.delete_after,
+    postgresql_where=User.delete_after.is_not(None),
+    sqlite_where=User.delete_after.is_not(None),
+)
 
 
 class UserEmail(Base):
