@@ -133,14 +133,19 @@ class Forbidden(AuthsiteError):
 
 
 class InsufficientAuthentication(AuthsiteError):
-    """Signed in, but too long ago (RFC 9470). `max_age` is in whole seconds."""
+    """Signed in, but too long ago (RFC 9470). `max_age` is in whole seconds.
+
+    Where the second step has to be shown as well there is `acr_values`.
+    """
 
     code = "insufficient_user_authentication"
     message = "Confirm it is you to continue"
 
-    def __init__(self, max_age: int) -> None:
+    def __init__(self, max_age: int, *, acr_values: str | None = None) -> None:
         super().__init__()
         self.max_age = max_age
+        if acr_values:
+            self.acr_values = acr_values
 
 
 class ProofRefused(AuthsiteError):

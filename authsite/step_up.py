@@ -38,7 +38,9 @@ def require(session: sessions.Resumed) -> None:
         events.record(
             "step_up", outcome="required", user_id=session.account.id, session_id=session.id
         )
-        raise InsufficientAuthentication(int(max_age().total_seconds()))
+        raise InsufficientAuthentication(
+            int(max_age().total_seconds()), acr_values="aal2" if session.two_step_since else None
+        )
 
 
 def methods(session: sessions.Resumed) -> list[str]:

@@ -328,7 +328,8 @@ def test_secrets_are_encrypted_anew_and_what_is_left_is_counted(cli, ada):
 
 
 def test_statistics_for_people_and_for_programs(cli, ada):
-    factories.session_rows(ada, 2)
+    factories.session_rows(ada, 1)
+    factories.session_rows(ada, 1, signed_in_with="password+app")
     factories.session_rows(ada, 3, age=timedelta(days=8))
     factories.session_rows(ada, 1, ended=timedelta(0))
     people, programs = cli("session-stats"), cli("session-stats", "--json")
@@ -336,12 +337,14 @@ def test_statistics_for_people_and_for_programs(cli, ada):
     assert people.exit_code == programs.exit_code == 0
     assert json.loads(programs.stdout) == {
         "active": 2,
+        "aal2": 1,
         "expired": 3,
         "ended": {"revoked": 1},
         "device_types": {"cli": 2},
     }
     assert people.stdout.splitlines() == [
         "active   2",
+        "aal2     1",
         "expired  3",
         "ended",
         "  revoked  1",

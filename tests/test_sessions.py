@@ -982,6 +982,7 @@ def test_statistics_count_every_row_once(ada):
 
     assert sessions.statistics() == {
         "active": 3,
+        "aal2": 0,
         "expired": 3,
         "ended": {"evicted": 5, "revoked": 4},
         "device_types": {"cli": 2, "mobile": 1},
@@ -989,7 +990,22 @@ def test_statistics_count_every_row_once(ada):
 
 
 def test_statistics_of_nothing_are_zeros():
-    assert sessions.statistics() == {"active": 0, "expired": 0, "ended": {}, "device_types": {}}
+    assert sessions.statistics() == {
+        "active": 0,
+        "aal2": 0,
+        "expired": 0,
+        "ended": {},
+        "device_types": {},
+    }
+
+
+def test_statistics_tell_how_many_came_in_with_a_second_step(ada):
+    """FACTORS 6: a trusted browser's cookie is none, and what has ended is not counted."""
+    for way in sessions.ASSURANCE:
+        factories.session_rows(ada, signed_in_with=way)
+    factories.session_rows(ada, signed_in_with="password+app", ended=timedelta(0))
+
+    assert (sessions.statistics()["active"], sessions.statistics()["aal2"]) == (6, 4)
 
 
 @pytest.mark.parametrize(

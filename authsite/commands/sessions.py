@@ -92,12 +92,13 @@ def revoke_session(session_id: uuid.UUID) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
 def session_stats(as_json: bool) -> None:
-    """Count the sessions: active, expired, ended by reason, active by type of device."""
+    """Count the sessions: active, with a second step (AAL2), expired, ended by reason, by type."""
     statistics = sessions.statistics()
     if as_json:
         click.echo(json.dumps(statistics))
         return
-    click.echo(f"active   {statistics['active']}\nexpired  {statistics['expired']}")
+    for name in ("active", "aal2", "expired"):
+        click.echo(f"{name:7}  {statistics[name]}")
     for title in ("ended", "device_types"):
         click.echo(title.replace("_", " "))
         for name, count in statistics[title].items():

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, Uuid, bindparam, case, delete, func, literal, or_, select
+from sqlalchemy import Select, Uuid, and_, bindparam, case, delete, func, literal, or_, select
 
 from .. import clock, database
 from ..database.models import UserSession
+from .columns import ASSURANCE
 
 
 def delete_dead(
@@ -53,7 +54,7 @@ def count_before(before: datetime) -> int:
 
 
 def statistics() -> dict[str, Any]:
-    """Return counts: active, expired, ended by reason, active by device type."""
+    """Return counts: active, of these with a second step, expired, ended by reason, active by device type."""
     now = clock.now()
     is_expired = UserSession.expires_at <= now
     state = case(
@@ -62,15 +63,15 @@ def statistics() -> dict[str, Any]:
         else_=literal("active"),
     )
     by_state = _counts(select(state, func.count()).group_by(state))
-    types = (
-        select(UserSession.device_type, func.count())
-        .where(UserSession.ended_at.is_(None), UserSession.expires_at > now)
-        .group_by(UserSession.device_type)
+    is_active = and_(UserSession.ended_at.is_(None), UserSession.expires_at > now)
+    by_type, by_way = (
+        _counts(select(each, func.count()).where(is_active).group_by(each))
+        for each in (UserSession.device_type, UserSession.signed_in_with)
     )
-    by_type = _counts(types)
     active, expired = by_state.pop("active", 0), by_state.pop("expired", 0)
     return {
         "active": active,
+        "aal2": sum(count for way, count in by_way.items() if ASSURANCE[way][0] == 2),
         "expired": expired,
         "ended": dict(sorted(by_state.items())),
         "device_types": dict(sorted(by_type.items())),

@@ -93,7 +93,7 @@ OAUTH_ERRORS = {
 }
 
 # What a failure knows beside its words and a client needs, as members of the problem (RFC 9457 §3.2).
-EXTENSIONS = ("max_age", "mfa_token", "expires_in", "methods")
+EXTENSIONS = ("max_age", "acr_values", "mfa_token", "expires_in", "methods")
 
 # How to authenticate after a 401 of this code, where it is not a bearer token that is missing (RFC 6750 §3);
 # or how freshly (RFC 9470 §3).
@@ -151,6 +151,8 @@ def answer(
         response = _page(status, retry_after, None if detail == default_detail else detail)
     if status == HTTPStatus.UNAUTHORIZED:
         challenge = CHALLENGES.get(code, "Bearer")
+        if acr_values := extensions.get("acr_values"):
+            challenge += f', acr_values="{acr_values}"'
         response.headers["WWW-Authenticate"] = challenge.format(detail=detail, **extensions)
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)

@@ -532,8 +532,8 @@ HEADERS: dict[str, dict[str, Any]] = {
     },
     "WWW-Authenticate": {
         "description": 'Bearer; with error="invalid_token" if a token came and is not good (RFC 6750), with'
-        ' error="insufficient_user_authentication" and max_age if it is not fresh (RFC 9470). Basic for'
-        " services.",
+        ' error="insufficient_user_authentication" and max_age, with two-step sign-in also'
+        ' acr_values="aal2", if it is not fresh (RFC 9470). Basic for services.',
         "required": True,
         "schema": text(pattern="^(Bearer|Basic)"),
     },

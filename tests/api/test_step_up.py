@@ -213,7 +213,10 @@ def test_with_two_step_sign_in_only_a_code_confirms(client, held, time_machine):
     assert state(client, held)["methods"] == ["otp", "recovery_code"]
     found = problem(step_up(client, held), 422, "validation_error")
     assert [error["field"] for error in found["errors"]] == ["code"]
-    problem(blow_up(client, held), 401, "insufficient_user_authentication")
+    refused = blow_up(client, held)
+    found = problem(refused, 401, "insufficient_user_authentication")
+    assert (found["max_age"], found["acr_values"]) == (600, "aal2")
+    assert refused.headers["WWW-Authenticate"] == f'{CHALLENGE}, acr_values="aal2"'
 
     answer = confirm_with(client, held, "000000")
     problem(answer, 403, "invalid_code", "The code is wrong or has been used")
