@@ -33,6 +33,8 @@ from aiosmtpd.controller import Controller
 from sqlalchemy.engine import make_url
 
 ROOT = Path(__file__).resolve().parent.parent
+# For what asks no database: the file is never made.
+UNUSED_DATABASE_URL = f"sqlite:///{tempfile.gettempdir()}/authsite-tests-unused.db"
 HOST = "127.0.0.1"
 
 

@@ -32,13 +32,17 @@ FOR_SERVICES = {"api.services.introspect_token"}
 
 @pytest.fixture(scope="module")
 def rules() -> list[Rule]:
-    app = create_app({"DATABASE_URL": "sqlite://", "SECRET_KEY": services.SECRET_KEY})
+    app = create_app(
+        {"DATABASE_URL": services.UNUSED_DATABASE_URL, "SECRET_KEY": services.SECRET_KEY}
+    )
     return list(app.url_map.iter_rules())
 
 
 @pytest.fixture(scope="module")
 def bare_client():
-    app = create_app({"DATABASE_URL": "sqlite://", "SECRET_KEY": services.SECRET_KEY})
+    app = create_app(
+        {"DATABASE_URL": services.UNUSED_DATABASE_URL, "SECRET_KEY": services.SECRET_KEY}
+    )
     return app.test_client()
 
 
@@ -97,7 +101,9 @@ def test_every_route_stands_in_readme(rules):
 
 
 def test_every_command_stands_in_readme():
-    app = create_app({"DATABASE_URL": "sqlite://", "SECRET_KEY": services.SECRET_KEY})
+    app = create_app(
+        {"DATABASE_URL": services.UNUSED_DATABASE_URL, "SECRET_KEY": services.SECRET_KEY}
+    )
     for name, command in app.cli.commands.items():
         if command.callback and command.callback.__module__.startswith("authsite"):
             assert f"flask {name}" in README, name

@@ -13,11 +13,12 @@ from sqlalchemy import text
 
 from authsite import config, create_app, database, passwords
 from authsite.config import ConfigError, looks
+from authsite.extensions import limiter
 from authsite.mail import outbox
 from tests import factories, services
 
 SECRET = "production-secret-0123456789-abcdefghijklm"
-DEVELOPMENT = {"DATABASE_URL": "sqlite:///:memory:", "SECRET_KEY": SECRET}
+DEVELOPMENT = {"DATABASE_URL": services.UNUSED_DATABASE_URL, "SECRET_KEY": SECRET}
 PRODUCTION = {
     "APP_ENV": "production",
     "SECRET_KEY": SECRET,
@@ -308,7 +309,7 @@ def test_a_password_may_hold_anything_that_can_be_sent(password):
             ("DATABASE_URL", f"sqlite:{rest}")
             for rest in (
                 *("////tmp/a.db?mode=ro", "///file:a.db?uri=true", "////tmp", "////not/there/a.db"),
-                *("///not-there/a.db", "//tmp/a.db"),
+                *("///not-there/a.db", "//tmp/a.db", "//", "///", "///:memory:"),
             )
         ),
         *(
@@ -544,6 +545,28 @@ def test_postgresql_hears_every_option_of_its_url(postgresql_url):
         database.engine().dispose()
 
     assert answered == ["5MB", "public", "Notes", "8s", "UTC"]
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    ("option", "name", "value"),
+    [
+        ("socket_timeout=2", "socket_timeout", 2),
+        ("health_check_interval=30", "health_check_interval", 30),
+        ("client_name=notes", "client_name", "notes"),
+        ("protocol=3", "protocol", 3),
+    ],
+)
+def test_the_limiters_store_hears_every_option_of_its_url(valkey_url, option, name, value):
+    """Before what we would choose ourselves; and it counts with it."""
+    app = create_app(DEVELOPMENT | {"REDIS_URL": f"{valkey_url}?{option}"})
+    store = app.extensions["limit_store"]
+    hits = [store.hit(f"test-{option}", 2).is_allowed for _ in range(3)]
+    pool = limiter.storage.storage.connection_pool
+
+    assert hits == [True, True, False]
+    assert pool.connection_kwargs[name] == value
+    pool.disconnect()
 
 
 @pytest.mark.parametrize(

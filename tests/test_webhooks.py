@@ -529,7 +529,10 @@ def test_a_name_that_leads_to_credentials_is_refused_whenever_it_turns(
 )
 def test_what_cannot_work_is_refused_at_the_start(environ, words):
     with pytest.raises(config.ConfigError, match=re.escape(words)):
-        config.load({"DATABASE_URL": "sqlite://", "SECRET_KEY": services.SECRET_KEY} | environ)
+        config.load(
+            {"DATABASE_URL": services.UNUSED_DATABASE_URL, "SECRET_KEY": services.SECRET_KEY}
+            | environ
+        )
 
 
 # As its user would

@@ -51,9 +51,8 @@ def _check_file(rest: str, instance: Path) -> None:
     if "?" in rest:
         raise ValueError("takes no options for SQLite")
     path = instance / rest.removeprefix("/")
-    if rest in {"", "/", "/:memory:"}:
-        return
-    if not rest.startswith("/") or path.is_dir():
+    # In memory each process would have tables of its own, or none.
+    if not rest.startswith("/") or rest == "/:memory:" or path.is_dir():
         raise ValueError("must name a file, like sqlite:////var/lib/authsite/authsite.db")
     if not path.parent.is_dir() and path.parent != instance:
         raise ValueError("names a file in a folder that is not there: make the folder first")

@@ -203,7 +203,9 @@ class Page(HTMLParser):
 
 def make_bare(**environ):
     """Make an application that needs no table, for what is the same on every database."""
-    app = create_app({"DATABASE_URL": "sqlite://", "SECRET_KEY": services.SECRET_KEY, **environ})
+    app = create_app(
+        {"DATABASE_URL": services.UNUSED_DATABASE_URL, "SECRET_KEY": services.SECRET_KEY, **environ}
+    )
     limiter.reset()
     return app
 

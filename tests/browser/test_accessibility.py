@@ -240,7 +240,9 @@ def fault(status: int) -> Callable[[Visitor], None]:
     """Show the page for a fault that a site in good health does not have, as the code makes it."""
 
     def bring_about(she: Visitor) -> None:
-        app = create_app({"SECRET_KEY": services.SECRET_KEY, "DATABASE_URL": "sqlite://"})
+        app = create_app(
+            {"SECRET_KEY": services.SECRET_KEY, "DATABASE_URL": services.UNUSED_DATABASE_URL}
+        )
         environ = {"authsite.request_id": "3f6b2c1d-4e5f-4a57-9b1d-7c4e01936f2a"}
         with app.test_request_context("/", environ_overrides=environ):
             page = problems.answer(status).get_data(as_text=True)

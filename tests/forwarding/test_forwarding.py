@@ -609,7 +609,13 @@ def test_forms_may_lead_to_the_listed_products_and_to_nothing_else(app, ada):
 )
 def test_settings_that_cannot_work_are_refused_at_the_start(environ, said):
     with pytest.raises(ConfigError, match=said):
-        create_app({"SECRET_KEY": services.SECRET_KEY, "DATABASE_URL": "sqlite://", **environ})
+        create_app(
+            {
+                "SECRET_KEY": services.SECRET_KEY,
+                "DATABASE_URL": services.UNUSED_DATABASE_URL,
+                **environ,
+            }
+        )
 
 
 def test_the_key_is_one_line_that_verifies_what_the_product_is_told(app, visitor):
