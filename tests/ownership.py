@@ -27,6 +27,7 @@ EXCEPTIONS = {
     "authsite.email_changes.delete_dead": "cleans up",
     "authsite.mail.outbox._recipient": "tells whether a claimed address has an account",
     "authsite.mail.outbox.depth": "counts, for the operator",
+    "authsite.mail.outbox.next_due_at": "tells the operator when the first is due",
     "authsite.outboxes.claim": "takes what is due, whosever it is",
     "authsite.outboxes.give_back": "gives back what it has taken",
     "authsite.passwords._find_owner": "finds the user of a link of the release before",

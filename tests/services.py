@@ -302,6 +302,34 @@ class Mailbox:
         self._controller.stop()
 
 
+class RefusingMailbox(Mailbox):
+    """Answers one command as servers do that do not want a mail, and counts how often it was asked."""
+
+    def __init__(self, answer: str, only: str = "", to: str = "RCPT") -> None:
+        super().__init__()
+        self.answer, self.only, self.to = answer, only, to
+        self.asked = 0
+
+    def _answer(self, command: str) -> str | None:
+        if command != self.to:
+            return None
+        self.asked += 1
+        return self.answer
+
+    async def handle_MAIL(self, server, session, envelope, address, options):  # noqa: N802
+        envelope.mail_from = address
+        return self._answer("MAIL") or "250 OK"
+
+    async def handle_RCPT(self, server, session, envelope, address, options):  # noqa: N802
+        if self.only in address and (refusal := self._answer("RCPT")):
+            return refusal
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server, session, envelope):  # noqa: N802
+        return self._answer("DATA") or await super().handle_DATA(server, session, envelope)
+
+
 class SlowMailbox(Mailbox):
     """Keeps whoever brings a mail waiting, as a busy server does, until it may go on."""
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select
@@ -38,6 +38,7 @@ from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
 
 OLD = timedelta(days=60)
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 # Where a process or a terminal is the subject, one database is enough.
 on_one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -373,14 +374,109 @@ def test_send_mail_delivers_what_waits(with_mail):
     assert mailbox.recipients == [["ada@example.com"]]
 
 
-def test_send_mail_exits_with_1_when_something_could_not_be_sent(make_app):
-    """A scheduler is to know; the mail waits for the next time."""
-    app = make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(services.free_port()))
+def test_send_mail_says_that_the_server_is_down_and_when_it_tries_next(make_app, time_machine):
+    """A scheduler is to know; the mails wait for the next time. The reason is said once for all of them."""
+    time_machine.move_to(NOON, tick=False)
+    port = services.free_port()
+    app = make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(port))
     with app.app_context():
-        passwords.request_reset(factories.account().email, device_name="curl", ip_address=None)
+        for name in ("ada", "grace"):
+            email = factories.account(f"{name}@example.com").email
+            passwords.request_reset(email, device_name="curl", ip_address=None)
         result = app.test_cli_runner().invoke(args=["send-mail"])
+        again = app.test_cli_runner().invoke(args=["send-mail"])
 
-        assert (result.exit_code, result.stdout.rstrip("\n")) == (1, "Sent 0, failed 1, waiting 1.")
+    next_try = "The next try is at 2026-03-01T12:01:00Z, by `flask worker` or this command."
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        f"The mail server 127.0.0.1:{port} cannot be reached: Connection refused.",
+        "Sent 0, failed 2, waiting 2.",
+        next_try,
+    ]
+    assert again.exit_code == 0
+    assert again.stdout.splitlines() == ["Sent 0, failed 0, waiting 2.", next_try]
+
+
+# What the server answers, and what the command says of it; the sentence for the server's name is cut off.
+REFUSALS = [
+    ("RCPT", "550 5.1.1 no such user", "does not take mail for the recipient (550)."),
+    ("RCPT", "451 4.7.1 greylisted", "does not take mail for the recipient (451)."),
+    ("MAIL", "550 not from you", "does not take mail from MAIL_DEFAULT_SENDER (550)."),
+    ("DATA", "554 5.7.1 spam\x1b[2J", "does not take the mail (554)."),
+]
+
+
+@on_one_database
+@pytest.mark.parametrize(("to", "answer", "said"), REFUSALS, ids=[each[1] for each in REFUSALS])
+def test_send_test_mail_tells_what_the_server_answers(make_app, to, answer, said):
+    """In words, and in the server's own, which may not act on the terminal."""
+    with services.RefusingMailbox(answer, to=to) as server:
+        app = make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(server.port))
+        result = app.test_cli_runner().invoke(args=["send-test-mail", "Ops@Example.com"])
+        quietly = app.test_cli_runner().invoke(args=["send-mail"])
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-2:] == [
+        f"Error: The mail server 127.0.0.1:{server.port} {said}",
+        f"It says: {answer[4:].replace(chr(27), ' ')}",
+    ]
+    assert (server.asked, server.messages) == (1, [])
+    assert quietly.stdout == "Sent 0, failed 0, waiting 0.\n"  # nothing is left to be tried again
+
+
+@on_one_database
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"MAIL_USE_TLS": "1"},
+            "cannot be spoken with: STARTTLS extension not supported by server.",
+        ),
+        ({"MAIL_USE_SSL": "1"}, "does not speak TLS as MAIL_USE_TLS and MAIL_USE_SSL ask for it."),
+        (
+            {"MAIL_USERNAME": "me", "MAIL_PASSWORD": "hunter2"},
+            "cannot be spoken with: SMTP AUTH extension not supported by server.",
+        ),
+    ],
+    ids=lambda each: "".join(each) if isinstance(each, dict) else "",
+)
+def test_send_test_mail_tells_what_is_wrong_with_the_settings(make_app, mailbox, settings, said):
+    """By the names of the settings, and without their secrets."""
+    app = make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(mailbox.port), **settings)
+    result = app.test_cli_runner().invoke(args=["send-test-mail", "ops@example.com"])
+
+    assert result.exit_code == 1
+    last = f"Error: The mail server 127.0.0.1:{mailbox.port} {said}"
+    assert result.stderr.splitlines()[-1] == last
+    assert "hunter2" not in result.output
+    assert mailbox.messages == []
+
+
+def test_send_test_mail_sends_one_at_once(with_mail):
+    app, mailbox = with_mail
+    result = app.test_cli_runner().invoke(args=["send-test-mail", " Ops@Example.com "])
+
+    said = f"The mail server 127.0.0.1:{mailbox.port} has taken the mail for ops@example.com.\n"
+    assert (result.exit_code, result.stdout) == (0, said)
+    assert (mailbox.recipients, count(OutgoingMail)) == ([["ops@example.com"]], 0)
+    assert mailbox.subjects == ["Test email from authsite"]
+
+
+@pytest.mark.parametrize("address", ["ops", "", "a@b@c", "ops@example.com\r\nBcc: all@example.com"])
+def test_send_test_mail_wants_an_address(with_mail, address):
+    app, mailbox = with_mail
+    result = app.test_cli_runner().invoke(args=["send-test-mail", address])
+
+    assert (result.exit_code, "Error: Enter" in result.stderr) == (1, True)
+    assert mailbox.messages == []
+
+
+@on_one_database
+def test_without_a_server_the_test_mail_went_nowhere(cli):
+    result = cli("send-test-mail", "ops@example.com")
+
+    said = "No MAIL_SERVER is set: the mail stands in the log and went nowhere.\n"
+    assert (result.exit_code, result.stdout) == (0, said)
 
 
 @on_one_database

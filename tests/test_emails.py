@@ -97,6 +97,7 @@ MAILS = {
         device_name="Chrome on Windows",
         ip_address="203.0.113.7",
     ),
+    "test": emails.test,
     "password_known": lambda: emails.password_known(
         USER, tried_at=NOON, device_name="Chrome on Windows", ip_address="203.0.113.7"
     ),
@@ -146,6 +147,7 @@ SUBJECTS = {
     "codes changed": "Your second step for Acme Notes was changed",
     "recovery_code_used": "A recovery code was used for Acme Notes",
     "key_not_proven": "Was your sign-in to Acme Notes copied?",
+    "test": "Test email from Acme Notes",
     "password_known": "Somebody knows your Acme Notes password",
     "password_reset": "Reset your Acme Notes password",
     "reset after one device was reported": "Reset your Acme Notes password",
@@ -278,6 +280,7 @@ CORE = {
         f"{BASE}/account/devices",
         f"{BASE}/forgot-password",
     ],
+    "test": ["An operator of Acme Notes", "ada@example.com", "There is nothing to do."],
     "password_known": ["the right password", "wrong codes, which let nobody in."],
     "password_reset": [
         "Hello Ada,",

@@ -5,6 +5,7 @@ Any number of drainers may run: the thread of this process, `flask send-mail`, a
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import (
@@ -65,12 +66,18 @@ def queue_everywhere(mail: emails.Mail) -> None:
         queue(emails.to_old_address(mail, change_id=change.id, undo_until=change.undo_until))
 
 
-def deliver(*, is_stopping: Callable[[], bool] = lambda: False) -> tuple[int, int]:
+def deliver(
+    *,
+    is_stopping: Callable[[], bool] = lambda: False,
+    on_failure: Callable[[Exception], object] = lambda _error: None,
+) -> tuple[int, int]:
     """Send everything that is due; return how many were sent and how many were not.
 
-    Once `is_stopping` the mail at hand is the last, and the others go back.
+    Once `is_stopping` the mail at hand is the last, and the others go back. `on_failure` is told why a mail
+    could not be sent.
     """
-    return outboxes.drain(OutgoingMail, _deliver_one, is_stopping=is_stopping)
+    deliver_one = partial(_deliver_one, on_failure=on_failure)
+    return outboxes.drain(OutgoingMail, deliver_one, is_stopping=is_stopping)
 
 
 def depth() -> int:
@@ -79,7 +86,13 @@ def depth() -> int:
     return found[0] if found else 0
 
 
-def _deliver_one(row: database.Row) -> bool:
+def next_due_at() -> datetime | None:
+    """Return when the first of the mails that wait may be tried; None where none waits."""
+    found = database.row(select(OutgoingMail.due_at).order_by(OutgoingMail.due_at).limit(1))
+    return found[0] if found else None
+
+
+def _deliver_one(row: database.Row, *, on_failure: Callable[[Exception], object]) -> bool:
     """Send one claimed mail; return whether it left. What cannot be sent now is tried again later."""
     to = _recipient(row)
     if to is None or _is_overtaken(row, to):
@@ -93,6 +106,7 @@ def _deliver_one(row: database.Row) -> bool:
     except Exception as error:
         # Not only the network's: a mail that cannot even be written must not stand before all others.
         _postpone(row, error)
+        on_failure(error)
         return False
     database.run(_DELETE, _key(row))
     events.record("mail", mail=row.name, user_id=row.user_id, attempts=row.attempts)
@@ -178,9 +192,11 @@ def _postpone(row: database.Row, error: Exception) -> None:
     facts["error"] = type(error).__name__
     if answer := sending.answer_in(error):
         facts["status"] = answer.status  # never its words: servers quote the address in them
-    if row.attempts >= MAX_ATTEMPTS or sending.is_final(error):
+    is_final = sending.is_final(error)
+    if is_final or row.attempts >= MAX_ATTEMPTS:
         database.run(_DELETE, _key(row))
-        events.record("mail", outcome="given_up", **facts)
+        # Anybody can type an address that is none: that is no fault of ours.
+        events.record("mail", outcome="refused" if is_final else "given_up", **facts)
         return
     due_at = clock.now() + BACK_OFF[row.attempts - 1]
     database.run(_POSTPONE, _key(row) | {"new_due_at": due_at})

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import smtplib
+import ssl
 from typing import NamedTuple
 
 from flask import current_app
@@ -47,6 +48,29 @@ def answer_in(error: Exception) -> Answer | None:
     words = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
     shown = "".join(each if each.isprintable() else " " for each in words)
     return Answer(status, " ".join(shown.split())[:MAX_ANSWER])
+
+
+def explain(error: Exception) -> str:
+    """Return what went wrong in a sentence for an operator, without the server's words."""
+    server = f"The mail server {server_name()}"
+    if answer := answer_in(error):
+        what = next(
+            (words for kind, words in _REFUSED.items() if isinstance(error, kind)), "answers"
+        )
+        return f"{server} {what} ({answer.status})."
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{server} has a certificate that is not accepted: {error.verify_message}."
+    if isinstance(error, ssl.SSLError):
+        return f"{server} does not speak TLS as MAIL_USE_TLS and MAIL_USE_SSL ask for it."
+    if isinstance(error, smtplib.SMTPException):  # what smtplib says of itself
+        return f"{server} cannot be spoken with: {str(error).rstrip('.')}."
+    if isinstance(error, OSError):
+        return f"{server} cannot be reached: {error.strerror or error}."
+    return f"A mail could not be written ({type(error).__name__})."
+
+
+def server_name() -> str:
+    return f"{current_app.config['MAIL_SERVER']}:{current_app.config['MAIL_PORT']}"
 
 
 def is_final(error: Exception) -> bool:
@@ -103,5 +127,13 @@ class VerifyingConnection(Connection):
             self.host.quit()
 
 
+_REFUSED = {
+    smtplib.SMTPAuthenticationError: "does not take MAIL_USERNAME and MAIL_PASSWORD",
+    smtplib.SMTPSenderRefused: "does not take mail from MAIL_DEFAULT_SENDER",
+    smtplib.SMTPRecipientsRefused: "does not take mail for the recipient",
+    smtplib.SMTPDataError: "does not take the mail",
+    smtplib.SMTPConnectError: "lets nobody in",
+    smtplib.SMTPHeloError: "does not take our greeting",
+}
 # The server's own number for what is wrong (RFC 2034), of which the second is the subject.
 _ENHANCED = re.compile(r"5\.([0-9])\.[0-9]")
