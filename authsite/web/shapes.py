@@ -138,7 +138,11 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "last_name": or_null(text(MAX_NAME)),
             "phone_number": or_null(text(MAX_PHONE)),
             "is_active": {"type": "boolean", "description": "Whether it may sign in."},
-            "is_superuser": {"type": "boolean"},
+            "is_superuser": {
+                "type": "boolean",
+                "description": "For the product behind: nothing in this service reads it, and only"
+                " `flask create-user --superuser` sets it.",
+            },
             "created_at": TIME,
             "updated_at": TIME,
         },
