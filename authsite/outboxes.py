@@ -8,7 +8,8 @@ import atexit
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -82,10 +83,20 @@ def give_back(table: Any, rows: Sequence[database.Row]) -> None:
 
 def wake_after_commit(name: str, deliver: Callable[..., object]) -> None:
     """Have the drainer of this name deliver once the transaction that is open now is committed."""
-    if current_app.config["DELIVER_MAIL_AFTER_COMMIT"]:
+    if current_app.config["DELIVER_MAIL_AFTER_COMMIT"] and not _is_held_back.get():
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
         drainers: dict[str, Drainer] = app.extensions.setdefault("outboxes", {})
         database.after_commit(drainers.setdefault(name, Drainer(app, name, deliver)).wake)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Wake no drainer of this process for what is queued inside the block: who opened it delivers himself."""
+    token = _is_held_back.set(True)
+    try:
+        yield
+    finally:
+        _is_held_back.reset(token)
 
 
 @atexit.register
@@ -159,3 +170,4 @@ class Drainer:
 
 
 _running: set[Drainer] = set()
+_is_held_back: ContextVar[bool] = ContextVar("authsite_outboxes_held_back", default=False)

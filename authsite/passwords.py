@@ -36,12 +36,13 @@ class Changed(NamedTuple):
 
 
 def request_reset(
-    email: str, *, device_name: str, ip_address: str | None, after: str | None = None
+    email: str, *, device_name: str | None, ip_address: str | None, after: str | None = None
 ) -> None:
     """Mail a link to the account of this address, if there is an active one; say nothing of it.
 
     At most 3 mails an hour go to an account, unless the link follows `after` an act that can happen once
-    only, as emails.password_reset names it: a thief who has asked for three must not keep the owner from his.
+    only or is the operator's, as emails.password_reset names it: a thief who has asked for three must not
+    keep the owner from his.
     A new link makes the older ones worthless.
     """
     now = clock.now()

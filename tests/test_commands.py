@@ -17,8 +17,10 @@ from sqlalchemy import func, select
 from authsite import (
     accounts,
     clock,
+    commands,
     config,
     database,
+    outboxes,
     passwords,
     service_clients,
     sessions,
@@ -322,7 +324,7 @@ def test_secrets_are_encrypted_anew_and_what_is_left_is_counted(cli, ada):
     found = json.loads(cli("reencrypt-secrets", "--dry-run", "--json").stdout)
     assert found == {"outdated": 0, "current": 1, "unreadable": 0, "dry_run": True}
     said = cli("reencrypt-secrets").output
-    assert "Encrypted 0 secrets anew; 1 were current." in said
+    assert "Encrypted 0 secrets anew; 1 was current." in said
 
 
 # session-stats
@@ -332,7 +334,7 @@ def test_statistics_for_people_and_for_programs(cli, ada):
     factories.session_rows(ada, 1)
     factories.session_rows(ada, 1, signed_in_with="password+app")
     factories.session_rows(ada, 3, age=timedelta(days=8))
-    factories.session_rows(ada, 1, ended=timedelta(0))
+    factories.session_rows(ada, 10, ended=timedelta(0))
     people, programs = cli("session-stats"), cli("session-stats", "--json")
 
     assert people.exit_code == programs.exit_code == 0
@@ -340,17 +342,17 @@ def test_statistics_for_people_and_for_programs(cli, ada):
         "active": 2,
         "aal2": 1,
         "expired": 3,
-        "ended": {"revoked": 1},
+        "ended": {"revoked": 10},
         "device_types": {"cli": 2},
     }
     assert people.stdout.splitlines() == [
-        "active   2",
-        "aal2     1",
-        "expired  3",
-        "ended",
-        "  revoked  1",
-        "device types",
-        "  cli  2",
+        "active         2",
+        "aal2           1",
+        "expired        3",
+        "ended         10",
+        "  revoked     10",
+        "device types   2",
+        "  cli          2",
     ]
 
 
@@ -556,11 +558,23 @@ def test_create_user_is_held_to_the_rules_of_the_api(cli, ada, email, password, 
     assert count(User) == 1
 
 
-def test_create_user_names_every_fault(cli):
-    result = cli("create-user", "grace", stdin="short\n")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["grace"], "Enter an email address in the correct format"),
+        (["ADA@example.com"], "User with this email already exists"),
+        (["grace@example.com", "--first-name", "x" * 101], "First name must be 100 characters"),
+    ],
+)
+def test_create_user_says_what_is_wrong_before_it_asks_for_a_password(
+    cli, ada, monkeypatch, arguments, said
+):
+    """Nobody invents a password, and types it twice, to hear that the address is taken."""
+    monkeypatch.setattr(commands.accounts, "with_password", lambda _use: pytest.fail("asked"))
+    result = cli("create-user", *arguments)
 
-    assert "Enter an email address in the correct format" in result.stderr
-    assert "Password must be at least 8 characters" in result.stderr
+    assert (result.exit_code, said in result.stderr) == (1, True)
+    assert count(User) == 1
 
 
 def test_the_password_never_stands_in_the_output(cli, ada):
@@ -620,29 +634,39 @@ def test_bytes_that_are_no_text_are_refused_in_a_line(ada, environ, locale, type
     assert accounts.authenticate(ada.email, PASSWORD)
 
 
-@on_one_database
-def test_a_terminal_is_asked_twice_and_shows_nothing(ada, environ):
-    """CONTRACT §5: prompted, hidden, confirmed."""
+def at_terminal(*arguments: str, environ: dict, typed: list[str]) -> tuple[int, str]:
+    """Run a command at a terminal and type each line once it is asked for; return status and output."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(services.ROOT)
-        arguments = ["-m", "flask", "set-password", ada.email]
-        os.execve(sys.executable, [sys.executable, *arguments], environ | {"TERM": "xterm"})
+        command = [sys.executable, "-m", "flask", *arguments]
+        os.execve(sys.executable, command, environ | {"TERM": "xterm"})
     shown = b""
-    for prompt in (b"Password: ", b"Repeat for confirmation: "):
-        while not shown.endswith(prompt):
-            assert selecting.select([terminal], [], [], 30)[0], shown
-            shown += os.read(terminal, 1024)
-        os.write(terminal, f"{NEW_PASSWORD}\n".encode())
     with contextlib.suppress(OSError):  # the terminal is gone with the process
+        for line in typed:
+            asked = shown.count(b": ")
+            while not (shown.endswith(b": ") and shown.count(b": ") > asked):
+                assert selecting.select([terminal], [], [], 30)[0], shown
+                shown += os.read(terminal, 1024)
+            os.write(terminal, f"{line}\n".encode())
         while chunk := os.read(terminal, 1024):
             shown += chunk
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.close(terminal)
+    return status, shown.decode()
+
+
+@on_one_database
+def test_a_terminal_is_asked_twice_and_shows_nothing(ada, environ):
+    """CONTRACT §5: prompted, hidden, confirmed; and asked again where the password is too weak."""
+    environ["LOG_FORMAT"] = "json"  # its lines hold no prompt
+    typed = ["short", "short", NEW_PASSWORD, NEW_PASSWORD]
+    status, shown = at_terminal("create-user", "grace@example.com", environ=environ, typed=typed)
 
     assert status == 0, shown
-    assert NEW_PASSWORD.encode() not in shown
-    assert accounts.authenticate(ada.email, NEW_PASSWORD)
+    assert "Password must be at least 8 characters. Try another." in shown
+    assert not [each for each in typed if each in shown]
+    assert accounts.authenticate("grace@example.com", NEW_PASSWORD)
 
 
 def test_deactivate_and_activate(cli, ada):
@@ -725,8 +749,13 @@ def test_a_name_that_the_setting_could_not_hold_is_refused(app, name):
 # An operator's look
 
 
-def test_show_user_tells_an_account_by_address_or_id(cli, ada):
+def test_show_user_tells_an_account_by_address_or_id(cli, ada, time_machine):
+    """Its last sign-ins also where they have ended."""
+    time_machine.move_to(NOON, tick=False)
     factories.session_rows(ada, 2)
+    agent = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+    held = factories.grant(ada, user_agent=agent, ip_address="203.0.113.7")
+    sessions.end(ada.id, held.session_id, reason="logged_out")
     with pytest.raises(InvalidCredentials):
         accounts.authenticate(ada.email, "wrong password")
 
@@ -739,17 +768,18 @@ def test_show_user_tells_an_account_by_address_or_id(cli, ada):
             "state            open",
             "wrong passwords  1",
             "sessions         2",
+            "signed in        2026-03-01T12:00:00Z  Firefox on Linux  203.0.113.7",
         ):
             assert line in told.stdout.splitlines()
         assert "argon2" not in told.output
 
 
 @pytest.mark.parametrize("name", ["nobody@example.com", "01a21a7f-7e02-721c-ba92-75890a2bbe42"])
-@pytest.mark.parametrize("command", ["show-user", "list-sessions", "unlock"])
+@pytest.mark.parametrize("command", ["show-user", "list-sessions", "unlock", "send-reset"])
 def test_whom_nobody_knows_is_shown_to_nobody(cli, ada, command, name):
     result = cli(command, name)
 
-    assert (result.exit_code, "Error: " in result.stderr) == (1, True)
+    assert (result.exit_code, "Error: No account has this " in result.stderr) == (1, True)
     assert "Traceback" not in result.output
 
 
@@ -783,3 +813,91 @@ def test_unlock_lets_the_owner_sign_in_again(cli, ada):
 
     assert cli("unlock", ada.email).exit_code == 0
     assert accounts.authenticate(ada.email, PASSWORD).account.id == ada.id
+
+
+# A link from the operator
+
+
+def test_send_reset_mails_the_link_before_it_ends(with_mail):
+    """Also to whom others have asked three links for within the hour; the mail says who has sent it."""
+    app, mailbox = with_mail
+    app.config["DELIVER_MAIL_AFTER_COMMIT"] = (
+        True  # as in a deployment: and yet it waits for no thread
+    )
+    ada = factories.account()
+    with outboxes.held_back():
+        for _ in range(passwords.MAX_RESETS_PER_HOUR):
+            passwords.request_reset(ada.email, device_name="curl", ip_address=None)
+    outbox.deliver()
+    result = app.test_cli_runner().invoke(args=["send-reset", " ADA@example.com"])
+
+    said = f"The mail server 127.0.0.1:{mailbox.port} has taken the link for ada@example.com.\n"
+    assert (result.exit_code, result.stdout) == (0, said)
+    assert "An operator of authsite sent you this link:" in mailbox.text()
+    assert "Device" not in mailbox.text()
+    link = mailbox.token("/reset-password")
+    assert passwords.find_reset(link)[1].id == ada.id
+    assert (mailbox.recipients[-1], count(OutgoingMail)) == (["ada@example.com"], 0)
+
+
+@on_one_database
+@pytest.mark.parametrize(("answer", "left"), [("550 5.1.1 no such user", 0), ("451 later", 1)])
+def test_send_reset_says_why_no_link_left(make_app, answer, left):
+    """Not delivered is not done: the link waits for the next try, or its recipient is refused for good."""
+    with services.RefusingMailbox(answer) as server:
+        app = make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(server.port))
+        with app.app_context():
+            email = factories.account().email
+            result = app.test_cli_runner().invoke(args=["send-reset", email])
+            assert count(OutgoingMail) == left
+
+    assert (result.exit_code, result.stdout, server.messages) == (1, "", [])
+    assert f"does not take mail for the recipient ({answer[:3]})." in result.stderr
+
+
+def test_send_reset_says_that_an_account_is_deactivated(cli, ada):
+    accounts.deactivate(ada.email)
+    result = cli("send-reset", ada.email)
+
+    assert (result.exit_code, "User account is inactive" in result.stderr) == (1, True)
+    assert count(PasswordReset) == 0
+
+
+# Words
+
+
+@pytest.mark.parametrize(("number", "sessions_of"), [(1, "1 session"), (2, "2 sessions")])
+def test_what_is_counted_has_its_plural(cli, ada, number, sessions_of):
+    factories.session_rows(ada, number, age=OLD)
+    factories.session_rows(ada, number)
+
+    assert cli("cleanup-sessions", "--dry-run").stdout == f"Would delete {sessions_of}.\n"
+    assert cli("cleanup-sessions").stdout == f"Deleted {sessions_of}.\n"
+    said = cli("revoke-sessions", ada.email).stdout
+    assert said == f"Ended {sessions_of} of ada@example.com.\n"
+    assert cli("revoke-sessions", ada.email).stdout == "Ended 0 sessions of ada@example.com.\n"
+
+
+COMPLAINT = (services.ROOT / "README.md").read_text().split("### A complaint")[1].split("\n## ")[0]
+
+
+def test_the_walk_through_of_a_complaint_does_what_it_says(cli, ada):
+    """README's lines in their order, for somebody who is locked out and whose account a stranger is in."""
+    with outboxes.held_back():
+        [stranger, other] = factories.session_rows(ada, 2)
+    throttling.close(ada.email)
+    done = []
+    for line in COMPLAINT.split("```sh\n")[1].split("```")[0].splitlines():
+        words, _, _ = line.partition("#")
+        program, *arguments = words.replace("ID", str(stranger["id"])).split()
+        assert program == ".venv/bin/flask"
+        result = cli(*arguments)
+        assert result.exit_code == 0, (line, result.output)
+        done.append(arguments[0])
+        if arguments[0] == "revoke-session":
+            assert [each.id for each in sessions.active_for(ada.id)] == [other["id"]]
+
+    assert {"show-user", "list-sessions", "revoke-session", "send-reset", "unlock"} <= set(done)
+    assert not sessions.active_for(ada.id)
+    assert accounts.authenticate(ada.email, PASSWORD).account.id == ada.id
+    assert count(PasswordReset) == 1

@@ -49,8 +49,8 @@ def _reset(after=None):
         reset_id="the-id-of-the-request",
         requested_at=NOON,
         expires_at=NOON + timedelta(hours=1),
-        device_name="Chrome on Windows",
-        ip_address="203.0.113.7",
+        device_name=None if after == "operator" else "Chrome on Windows",
+        ip_address=None if after == "operator" else "203.0.113.7",
         after=after,
     )
 
@@ -60,6 +60,7 @@ MAILS = {
     "reset after one device was reported": lambda: _reset("one"),
     "reset after everything was": lambda: _reset("everything"),
     "reset after an undone change": lambda: _reset("undo"),
+    "reset by an operator": lambda: _reset("operator"),
     "password_changed": lambda: _password_changed(2),
     "changed by an operator": lambda: _password_changed(3, has_kept_own=False, device_name=None),
     "new_device": lambda: emails.new_device(USER, SESSION),
@@ -136,6 +137,7 @@ WITH_LINK = OF_A_SESSION | {
     "reset after one device was reported",
     "reset after everything was",
     "reset after an undone change",
+    "reset by an operator",
     "registration",
     "password_reset",
     "verify_email",
@@ -153,6 +155,7 @@ SUBJECTS = {
     "reset after one device was reported": "Reset your Acme Notes password",
     "reset after everything was": "Reset your Acme Notes password",
     "reset after an undone change": "Reset your Acme Notes password",
+    "reset by an operator": "Reset your Acme Notes password",
     "password_changed": "Your Acme Notes password was changed",
     "changed by an operator": "Your Acme Notes password was changed",
     "new_device": "New sign-in to Acme Notes: Chrome on Windows",
@@ -298,6 +301,10 @@ CORE = {
     "reset after an undone change": [
         "the change of your email address was undone",
         "Every device is signed out",
+    ],
+    "reset by an operator": [
+        "An operator of Acme Notes sent you this link:",
+        "If you do not need it, ignore this email.",
     ],
     "reset after everything was": ["Every device is signed out", "no longer works."],
     "password_changed": [

@@ -193,7 +193,14 @@ def test_readyz_says_so_in_the_log_once_and_never_in_its_answer(held, caplog):
 
 ONE_ACCOUNT = (
     *("activate-user", "create-user", "deactivate-user", "export-user", "list-sessions", "unlock"),
-    *("reset-two-step", "revoke-sessions", "set-password", "show-user", "verify-email"),
+    *(
+        "reset-two-step",
+        "revoke-sessions",
+        "send-reset",
+        "set-password",
+        "show-user",
+        "verify-email",
+    ),
 )
 ALL = ("cleanup-activity", "cleanup-sessions", "reencrypt-secrets", "send-mail", "session-stats")
 ARGUMENTS = {
@@ -203,7 +210,7 @@ ARGUMENTS = {
     "revoke-session": [str(uuid.uuid4())],
 }
 # They ask no database, or go on until it is there.
-WITHOUT = {"check-config", "forward-auth-key", "service-client", "worker"}
+WITHOUT = {"check-config", "forward-auth-key", "send-test-mail", "service-client", "worker"}
 
 
 def test_every_command_says_what_to_run(held):

@@ -8,7 +8,7 @@ import click
 from flask import current_app
 
 from .. import activity, clock, events
-from .shell import blueprint, reporting
+from .shell import blueprint, counted, reporting
 
 PAUSE_BETWEEN_BATCHES = 0.01
 
@@ -31,7 +31,7 @@ def cleanup_activity(keep_days: int | None, batch_size: int, dry_run: bool, as_j
         facts = {"deleted": deleted, "dry_run": dry_run, "keep_days": days, "seconds": seconds}
         click.echo(json.dumps(facts))
     else:
-        click.echo(f"{'Would delete' if dry_run else 'Deleted'} {deleted} events.")
+        click.echo(f"{'Would delete' if dry_run else 'Deleted'} {counted(deleted, 'event')}.")
 
 
 def _delete(before: datetime, batch_size: int) -> int:

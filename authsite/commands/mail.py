@@ -44,10 +44,7 @@ def send_test_mail(address: str) -> None:
         says = f"\nIt says: {answer.text}" if answer else ""
         raise click.ClickException(sending.explain(error) + says) from None
     events.record("mail", mail="test")
-    if current_app.config["MAIL_SERVER"]:
-        click.echo(f"The mail server {sending.server_name()} has taken the mail for {to}.")
-    else:
-        click.echo("No MAIL_SERVER is set: the mail stands in the log and went nowhere.")
+    click.echo(sending.taken(f"the mail for {to}"))
 
 
 def _deliver_mail() -> int:

@@ -5,12 +5,10 @@ import json
 import click
 
 from .. import second_steps
-from .shell import blueprint, reporting
+from .shell import blueprint, counted, on_account, reporting
 
 
-@blueprint.cli.command("reset-two-step")
-@click.argument("email")
-@reporting
+@on_account("reset-two-step")
 def reset_two_step(email: str) -> None:
     """Turn two-step sign-in off for who has lost phone and recovery codes; ends all sessions, and mails."""
     account = second_steps.operating.reset(email)
@@ -28,6 +26,9 @@ def reencrypt_secrets(dry_run: bool, as_json: bool) -> None:
         click.echo(json.dumps(found | {"dry_run": dry_run}))
         return
     verb = "Would encrypt" if dry_run else "Encrypted"
-    click.echo(f"{verb} {found['outdated']} secrets anew; {found['current']} were current.")
+    were = "was" if found["current"] == 1 else "were"
+    click.echo(
+        f"{verb} {counted(found['outdated'], 'secret')} anew; {found['current']} {were} current."
+    )
     if found["unreadable"]:
-        click.echo(f"{found['unreadable']} can be read with no secret that is set.")
+        click.echo(f"{counted(found['unreadable'], 'secret')} can be read with no key that is set.")

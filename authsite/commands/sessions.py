@@ -11,7 +11,7 @@ import click
 from .. import accounts, chores, clock, events, sessions
 from ..errors import SessionNotFound
 from ..web import times
-from .shell import blueprint, reporting
+from .shell import blueprint, counted, reporting
 
 PAUSE_BETWEEN_BATCHES = 0.01
 
@@ -51,7 +51,7 @@ def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bo
         facts = {"deleted": deleted, "dry_run": dry_run, "keep_days": keep_days}
         click.echo(json.dumps(facts | {"seconds": seconds}))
     else:
-        click.echo(f"{'Would delete' if dry_run else 'Deleted'} {deleted} sessions.")
+        click.echo(f"{'Would delete' if dry_run else 'Deleted'} {counted(deleted, 'session')}.")
 
 
 @blueprint.cli.command("list-sessions")
@@ -97,9 +97,11 @@ def session_stats(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(statistics))
         return
-    for name in ("active", "aal2", "expired"):
-        click.echo(f"{name:7}  {statistics[name]}")
+    rows = [(name, statistics[name]) for name in ("active", "aal2", "expired")]
     for title in ("ended", "device_types"):
-        click.echo(title.replace("_", " "))
-        for name, count in statistics[title].items():
-            click.echo(f"  {name}  {count}")
+        rows.append((title.replace("_", " "), sum(statistics[title].values())))
+        rows += [(f"  {name}", count) for name, count in statistics[title].items()]
+    width = max(len(name) for name, _ in rows)
+    digits = max(len(str(count)) for _, count in rows)
+    for name, count in rows:
+        click.echo(f"{name:{width}}  {count:{digits}}")

@@ -1,17 +1,31 @@
-"""What every command stands on: the blueprint, and how a failure is told."""
+"""What every command stands on: the blueprint, how an account is named, a password read, a failure told."""
 
+import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from flask import Blueprint
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..database import faults
-from ..errors import AuthsiteError, InvalidInput
+from ..errors import AuthsiteError, InvalidInput, WeakPassword
 
 blueprint = Blueprint("commands", __name__, cli_group=None)
+T = TypeVar("T")
+
+
+def on_account(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a command of this name that is told the address of an account, and is `reporting`."""
+
+    def decorate(command: Callable[..., Any]) -> click.Command:
+        made: click.Command = blueprint.cli.command(name)(
+            click.argument("email")(reporting(command))
+        )
+        return made
+
+    return decorate
 
 
 def reporting(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,3 +47,22 @@ def reporting(command: Callable[..., Any]) -> Callable[..., Any]:
             raise click.ClickException(faults.advice(error) or failed) from None
 
     return run
+
+
+def with_password(use: Callable[[str], T]) -> T:
+    """Return what `use` makes of a password from a prompt, which asks again while it is too weak.
+
+    Where nobody sits at a terminal it is the first line of standard input, and WeakPassword is raised.
+    """
+    if not sys.stdin.isatty():
+        return use(sys.stdin.readline().rstrip("\r\n"))
+    while True:
+        try:
+            return use(click.prompt("Password", hide_input=True, confirmation_prompt=True))
+        except WeakPassword as error:
+            click.echo(f"{error.message}. Try another.", err=True)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 session" or "2 sessions"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -37,14 +37,14 @@ def password_reset(
     reset_id: str,
     requested_at: datetime,
     expires_at: datetime,
-    device_name: str,
+    device_name: str | None,
     ip_address: str | None,
     after: str | None = None,
 ) -> Mail:
     """Return the mail with the link; it names the request, and the link is signed when it is sent.
 
     `after` is the report "this wasn't me" that makes it necessary, of `one` device or of `everything`, or the
-    `undo` of a change of address; None where somebody has asked for it.
+    `undo` of a change of address; `operator` where one sends it, None where somebody has asked for it.
     """
     return Mail(
         user_id,

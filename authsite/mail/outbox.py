@@ -3,6 +3,7 @@
 Any number of drainers may run: the thread of this process, `flask send-mail`, a worker.
 """
 
+import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -68,16 +69,18 @@ def queue_everywhere(mail: emails.Mail) -> None:
 
 def deliver(
     *,
+    to: uuid.UUID | None = None,
     is_stopping: Callable[[], bool] = lambda: False,
     on_failure: Callable[[Exception], object] = lambda _error: None,
 ) -> tuple[int, int]:
-    """Send everything that is due; return how many were sent and how many were not.
+    """Send everything that is due, or what is due `to` one user; return how many were sent and were not.
 
     Once `is_stopping` the mail at hand is the last, and the others go back. `on_failure` is told why a mail
-    could not be sent.
+    was not sent.
     """
+    of = None if to is None else OutgoingMail.user_id == to
     deliver_one = partial(_deliver_one, on_failure=on_failure)
-    return outboxes.drain(OutgoingMail, deliver_one, is_stopping=is_stopping)
+    return outboxes.drain(OutgoingMail, deliver_one, of=of, is_stopping=is_stopping)
 
 
 def depth() -> int:
@@ -99,6 +102,7 @@ def _deliver_one(row: database.Row, *, on_failure: Callable[[Exception], object]
         return _drop(row, "dropped")
     name = _name_within_quota(row, to)
     if name is None:
+        on_failure(quotas.UsedUp())
         return _drop(row, "too_many")
     try:
         mail = emails.Mail(row.user_id, name, row.facts, row.recipient)

@@ -20,6 +20,10 @@ MOST_NEW_DEVICES = 5
 MOST_TO_UNPROVEN = 10
 
 
+class UsedUp(Exception):
+    """So many mails have gone to this person today that one more is not sent."""
+
+
 def count(user_id: uuid.UUID, kind: str) -> int:
     """Count one mail of this kind and return how many it makes since the window began."""
     now = clock.now()

@@ -11,7 +11,7 @@ from flask_mail import Connection, Message
 
 from .. import events
 from ..crypto import certificates
-from . import emails
+from . import emails, quotas
 
 TIMEOUT_SECONDS = 10
 MAX_ANSWER = 300
@@ -52,21 +52,31 @@ def answer_in(error: Exception) -> Answer | None:
 
 def explain(error: Exception) -> str:
     """Return what went wrong in a sentence for an operator, without the server's words."""
-    server = f"The mail server {server_name()}"
-    if answer := answer_in(error):
-        what = next(
-            (words for kind, words in _REFUSED.items() if isinstance(error, kind)), "answers"
-        )
-        return f"{server} {what} ({answer.status})."
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"{server} has a certificate that is not accepted: {error.verify_message}."
-    if isinstance(error, ssl.SSLError):
-        return f"{server} does not speak TLS as MAIL_USE_TLS and MAIL_USE_SSL ask for it."
-    if isinstance(error, smtplib.SMTPException):  # what smtplib says of itself
-        return f"{server} cannot be spoken with: {str(error).rstrip('.')}."
     if isinstance(error, OSError):
-        return f"{server} cannot be reached: {error.strerror or error}."
+        return f"The mail server {server_name()} {_failing(error)}."
+    if isinstance(error, quotas.UsedUp):
+        return "A mail was not sent: there have been enough to its reader today."
     return f"A mail could not be written ({type(error).__name__})."
+
+
+def _failing(error: OSError) -> str:
+    if answer := answer_in(error):
+        what = next((words for kind, words in _REFUSED.items() if isinstance(error, kind)), "fails")
+        return f"{what} ({answer.status})"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"has a certificate that is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return "does not speak TLS as MAIL_USE_TLS and MAIL_USE_SSL ask for it"
+    if isinstance(error, smtplib.SMTPException):  # what smtplib says of itself
+        return f"cannot be spoken with: {str(error).rstrip('.')}"
+    return f"cannot be reached: {error.strerror or error}"
+
+
+def taken(what: str) -> str:
+    """Return in a sentence what has become of a mail that was sent."""
+    if not current_app.config["MAIL_SERVER"]:
+        return "No MAIL_SERVER is set: the mail stands in the log and went nowhere."
+    return f"The mail server {server_name()} has taken {what}."
 
 
 def server_name() -> str:
