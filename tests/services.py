@@ -51,6 +51,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
 def wait_until(is_so: Callable[[], object], *, seconds: float = 15, what: str = "it") -> None:
     """Wait on a condition, asking it again every few milliseconds; fail when the time is over."""
     end = time.monotonic() + seconds

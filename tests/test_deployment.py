@@ -36,6 +36,7 @@ CHROME = (
     " Chrome/143.0.0.0 Safari/537.36"
 )
 
+README = (services.ROOT / "README.md").read_text()
 NGINX = """
 daemon off; pid {directory}/nginx.pid; error_log {directory}/error.log; worker_processes 1;
 events {{ worker_connections 256; }}
@@ -44,19 +45,27 @@ http {{
     client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    server {{
-        listen 127.0.0.1:{tls_port} ssl;
-        listen 127.0.0.1:{plain_port};
-        ssl_certificate {directory}/certificate.pem; ssl_certificate_key {directory}/key.pem;
-        location / {{
-            proxy_pass http://127.0.0.1:{port};
-            proxy_set_header Host $http_host;
-            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-            proxy_set_header X-Forwarded-Proto $scheme;
-        }}
-    }}
+    {block}
 }}
 """
+CADDY = """
+{{
+    admin off
+    persist_config off
+    skip_install_trust
+    http_port {caddy_plain_port}
+    https_port {caddy_port}
+    storage file_system {directory}/caddy
+}}
+{block}
+"""
+
+
+def example(language: str, mark: str) -> str:
+    """Return README's example in this language that holds the mark."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.S)
+    [found] = (each for each in blocks if mark in each)
+    return found
 
 
 class Deployment:
@@ -68,6 +77,7 @@ class Deployment:
         self.directory = directory
         self.store = store
         self.port, self.tls_port, self.plain_port = (services.free_port() for _ in range(3))
+        self.caddy_port, self.caddy_plain_port = services.free_port(), services.free_port()
         self.base_url = f"https://localhost:{self.tls_port}"
         self.environ = {
             **{name: os.environ[name] for name in ("HOME",) if name in os.environ},
@@ -89,7 +99,7 @@ class Deployment:
             "FLASK_SKIP_DOTENV": "1",
         }
         self._log = (directory / "output").open("ab")
-        self._nginx = self._run_nginx()
+        self._proxies = [self._run_nginx(), self._run_caddy()]
         self._processes: subprocess.Popen[bytes] | None = None
 
     def run(self, *command: str) -> None:
@@ -126,8 +136,9 @@ class Deployment:
 
     def close(self) -> None:
         self.stop()
-        self._nginx.terminate()
-        self._nginx.wait(timeout=10)
+        for proxy in self._proxies:
+            proxy.terminate()
+            proxy.wait(timeout=10)
         self._log.close()
 
     def get(self, path: str, **how: Any) -> requests.Response:
@@ -165,18 +176,37 @@ class Deployment:
         certificate.private_key_pem.write_to_path(str(self.directory / "key.pem"))
         chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
         (self.directory / "certificate.pem").write_bytes(chain)
-        (self.directory / "nginx.conf").write_text(
-            NGINX.format(
-                directory=self.directory,
-                port=self.port,
-                tls_port=self.tls_port,
-                plain_port=self.plain_port,
-            )
-        )
+        self._write("nginx.conf", NGINX, example("nginx", "listen 443 ssl;"))
         return subprocess.Popen(
             [str(nginx), "-c", self.directory / "nginx.conf", "-p", self.directory],
             stderr=subprocess.DEVNULL,
         )
+
+    def _run_caddy(self) -> subprocess.Popen[bytes]:
+        self._write(
+            "Caddyfile", CADDY, example("caddy", "accounts.example.com {\n    reverse_proxy")
+        )
+        program = Path(sys.executable).with_name("caddy")
+        return subprocess.Popen(
+            [program, "run", "--config", self.directory / "Caddyfile", "--adapter", "caddyfile"],
+            env={"PATH": os.environ["PATH"], "HOME": str(self.directory)},
+            stderr=subprocess.DEVNULL,
+        )
+
+    def _write(self, name: str, around: str, block: str) -> None:
+        """Put this machine's addresses and files where README has examples; nothing else is changed."""
+        letsencrypt = "/etc/letsencrypt/live/accounts.example.com"
+        here = {
+            "127.0.0.1:8000": f"127.0.0.1:{self.port}",
+            "listen 80;": f"listen 127.0.0.1:{self.plain_port};",
+            "listen 443 ssl;": f"listen 127.0.0.1:{self.tls_port} ssl;",
+            f"{letsencrypt}/fullchain.pem": str(self.directory / "certificate.pem"),
+            f"{letsencrypt}/privkey.pem": str(self.directory / "key.pem"),
+            "accounts.example.com": "localhost",
+        }
+        for there, address in here.items():
+            block = block.replace(there, address)
+        (self.directory / name).write_text(around.format(block=block, **vars(self)))
 
 
 def _procfile() -> dict[str, str]:
@@ -250,6 +280,11 @@ def test_the_whole_story_through_the_proxy(deployment, mailbox_of_the_deployment
     assert {each["ip_address"] for each in listed} == {"127.0.0.1"}
     services.wait_until(lambda: len(mailbox.messages) == 1)
     assert mailbox.subjects == ["New sign-in to Example: curl"]
+
+    # Too many cookies of other applications are told in our own words. Behind Caddy all is the same.
+    crowded = {"Cookie": f"other={'x' * 12_000}"}
+    assert "too many cookies" in deployment.get("/login", headers=crowded).text
+    _is_the_same_behind_caddy(deployment)
 
     # The secret is rotated under everybody's feet: nobody is signed out.
     refreshed = script.post(
@@ -335,6 +370,27 @@ def test_the_whole_story_through_the_proxy(deployment, mailbox_of_the_deployment
     )
 
 
+def _is_the_same_behind_caddy(deployment: Deployment) -> None:
+    root = deployment.directory / "caddy/pki/authorities/local/root.crt"
+    services.wait_until(root.exists, what="Caddy's certificate")
+    base = f"https://localhost:{deployment.caddy_port}"
+    joan = requests.Session()
+    joan.trust_env, joan.verify = False, str(root)
+    services.wait_until(lambda: services.listens(deployment.caddy_port), what="Caddy's port")
+    page = joan.get(f"{base}/login", timeout=20)
+    assert (page.status_code, "max-age" in page.headers["Strict-Transport-Security"]) == (200, True)
+    plain = f"http://localhost:{deployment.caddy_plain_port}/login"
+    assert requests.get(plain, allow_redirects=False, timeout=20).status_code == 308
+
+    joan.headers["X-Forwarded-For"] = "203.0.113.66"
+    person = {"email": "joan@example.com", "password": PASSWORD, "first_name": "Joan"}
+    assert joan.post(f"{base}/api/v1/auth/register", json=person, timeout=20).status_code == 201
+    tokens = joan.post(f"{base}/api/v1/auth/login", json=person, timeout=20).json()
+    bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
+    listed = joan.get(f"{base}/api/v1/sessions/me", headers=bearer, timeout=20).json()
+    assert [each["ip_address"] for each in listed["sessions"]] == ["127.0.0.1"]
+
+
 def from_address(address: str, authority: str) -> requests.Session:
     """Return a client at another address of loopback, which the proxy reports as it is."""
 
@@ -385,3 +441,31 @@ def _holds_no_secret(deployment: Deployment, held: list[dict[str, Any]], others:
     for secret in secrets:
         assert secret not in said, f"{secret[:24]}... stands in the output"
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "mark"),
+    [("web", "ExecStart=/srv/authsite/.venv/bin/gunicorn"), ("worker", "wsgi worker")],
+)
+def test_the_units_are_good_and_run_what_the_procfile_runs(tmp_path, kind, mark):
+    """DP-06: README's own, read by systemd; the story above runs the Procfile's commands."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        services.missing("No systemd-analyze: apt-get install systemd")
+    text = example("ini", mark)
+    assert f"ExecStart=/srv/authsite/.venv/bin/{_procfile()[kind]}\n" in text
+    if kind == "web":
+        assert f"ExecStartPre=/srv/authsite/.venv/bin/{_procfile()['release']}\n" in text
+
+    # The programs have to be there; nothing else of this machine is looked at.
+    unit = tmp_path / f"authsite-{kind}.service"
+    unit.write_text(text.replace("/srv/authsite/.venv/bin", str(Path(sys.executable).parent)))
+    read = subprocess.run(
+        [str(analyze), "verify", "--man=no", unit], capture_output=True, text=True, check=False
+    )
+    assert (read.returncode, read.stdout, read.stderr) == (0, "", "")
+    unit.write_text(unit.read_text().replace("KillMode=", "KilMode=").replace("User=", "Usr="))
+    bad = subprocess.run(
+        [str(analyze), "verify", unit], capture_output=True, text=True, check=False
+    )
+    assert "Unknown key" in bad.stderr, "it looks at what is written"

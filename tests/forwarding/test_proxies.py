@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -78,18 +77,13 @@ def setting(_sqlite_template, tmp_path_factory) -> Iterator[Setting]:
                 run_caddy(folder, ports["caddy"], ports["product"], site),
             ]
             for port in ports.values():
-                services.wait_until(lambda port=port: listens(port), what=f"port {port}")
+                services.wait_until(lambda port=port: services.listens(port), what=f"port {port}")
             yield Setting(site, products, product)
     finally:
         for process in started:
             process.terminate()
             process.wait(timeout=20)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((services.HOST, port)) == 0
 
 
 def addressed(text: str, port: int, product_port: int, site: services.Site) -> str:
