@@ -23,7 +23,7 @@ def find_session() -> ResponseReturnValue | None:
         abort(404)
     headers.demand_own_origin()
     named = bindings.named_session()
-    found = authentication.claimed_by_cookie() or _bound(named)
+    found = authentication.claimed_by_cookie() or (_bound(named) if named else None)
     # Of another session than the cookie's the browser gets no challenge, and forgets it.
     if found is None or named not in {None, found.id}:
         return _refused()
@@ -57,9 +57,11 @@ def refresh() -> ResponseReturnValue:
     return bindings.keep(jsonify(bindings.instructions(g.unproven)), value)
 
 
-def _bound(session_id: uuid.UUID | None) -> sessions.Resumed | None:
+def _bound(session_id: uuid.UUID) -> sessions.Resumed | None:
+    # Anybody can make up a name, and each is looked for. A browser that is sent away by 429 keeps its key.
+    limits.name_session.count()
     try:
-        return sessions.resume_bound(session_id) if session_id else None
+        return sessions.resume_bound(session_id)
     except SessionRevoked:
         return None
 

@@ -371,6 +371,24 @@ def test_refreshing_is_limited_by_session_not_by_address(app, bound):
     assert neighbour.refresh().status_code == 200
 
 
+def test_made_up_names_are_looked_for_sixty_times_a_minute_from_one_address(
+    app, bound, sent_statements
+):
+    stranger = BindingBrowser(app, address="203.0.113.66")
+    with sent_statements() as sent:
+        statuses = [
+            stranger.tell(REFRESH, **{"Sec-Secure-Session-Id": str(uuid.uuid4())}).status_code
+            for _ in range(70)
+        ]
+    assert statuses == [403] * 60 + [429] * 10
+    assert len(sent) == 60
+    # Who has the cookie is not counted among them, nor is another address.
+    stranger.client.set_cookie("authsite", bound.cookie().value)
+    assert stranger.tell(REFRESH).status_code == 403
+    name = {"Sec-Secure-Session-Id": str(bound.session_id())}
+    assert challenge_in(BindingBrowser(app).tell(REFRESH, **name))
+
+
 def test_a_refresh_costs_two_reads_and_a_write(bound, sent_statements):
     challenge = bound.challenge()
     with sent_statements() as sent:
