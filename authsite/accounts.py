@@ -159,18 +159,39 @@ def authenticate(
                 events.record("login", outcome="failure", user_id=found.id)
                 raise InvalidCredentials
             attempt.succeeded()
-    if found.delete_after is not None:
-        events.record("login", outcome="refused", user_id=found.id, code=InactiveAccount.code)
-        raise AccountBeingDeleted(found.delete_after)
-    if not found.is_active:
-        events.record("login", outcome="refused", user_id=found.id, code=InactiveAccount.code)
-        raise InactiveAccount
-    if not even_unverified:
-        _require_verified(_account(found))
+    require_welcome(
+        _account(found), delete_after=found.delete_after, even_unverified=even_unverified
+    )
     if not holder.is_listed:
         take_email(found.id, found.email)
     _renew_hash(found, password)
     return Authenticated(_account(found), found.password_changed_at, found.two_step_since)
+
+
+def require_welcome(
+    account: Account, *, delete_after: datetime | None, even_unverified: bool = False
+) -> None:
+    """Raise InactiveAccount where an account is closed, AccountBeingDeleted, or EmailNotVerified.
+
+    Only for who has shown to be its owner: the link to confirm its address is mailed.
+    """
+    if delete_after is not None:
+        events.record("login", outcome="refused", user_id=account.id, code=InactiveAccount.code)
+        raise AccountBeingDeleted(delete_after)
+    if not account.is_active:
+        events.record("login", outcome="refused", user_id=account.id, code=InactiveAccount.code)
+        raise InactiveAccount
+    if has_to_verify(account) and not even_unverified:
+        with database.transaction():
+            send_verification(account)
+        events.record("login", outcome="refused", user_id=account.id, code=EmailNotVerified.code)
+        raise EmailNotVerified
+
+
+def has_to_verify(account: Account) -> bool:
+    """Return whether the site lets nobody in unverified, and the account is."""
+    is_required: bool = current_app.config["EMAIL_VERIFICATION"] == "required"
+    return is_required and account.email_verified_at is None
 
 
 def update_details(user_id: uuid.UUID, changes: Mapping[str, str | None]) -> Account:
@@ -322,16 +343,6 @@ def end_email_change(user_id: uuid.UUID) -> bool:
         .values(ended_at=clock.now())
     )
     return database.run(ended) > 0
-
-
-def _require_verified(account: Account) -> None:
-    """Where the site lets nobody in unverified, mail the link that is needed and raise EmailNotVerified."""
-    if account.email_verified_at or current_app.config["EMAIL_VERIFICATION"] != "required":
-        return
-    with database.transaction():
-        send_verification(account)
-    events.record("login", outcome="refused", user_id=account.id, code=EmailNotVerified.code)
-    raise EmailNotVerified
 
 
 def _holder(email: str) -> database.Row:

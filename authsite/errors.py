@@ -203,6 +203,59 @@ class MfaTokenInvalid(AuthsiteError):
     message = "The sign-in has expired or was completed. Start again."
 
 
+class PasskeyInvalid(AuthsiteError):
+    code = "passkey_invalid"
+    message = "That passkey was not accepted"
+
+
+class PasskeyExpired(PasskeyInvalid):
+    """It has signed what was shown to it too long ago."""
+
+
+class PasskeyRefused(AuthsiteError):
+    """A new one."""
+
+    code = "passkey_invalid"
+    message = "That passkey was not accepted"
+
+
+class UnknownPasskey(AuthsiteError):
+    """`credential_id` is only set where no such passkey exists: its password manager may forget it then."""
+
+    code = "invalid_credentials"
+    message = "This passkey is not known here"
+
+    def __init__(self, *, credential_id: str | None = None) -> None:
+        super().__init__()
+        self.credential_id = credential_id
+
+
+class PasskeySignInExpired(UnknownPasskey):
+    """It has signed what was shown to it too long ago."""
+
+
+class PasskeyExists(AuthsiteError):
+    code = "passkey_exists"
+    message = "This passkey has been added already"
+
+
+class TooManyPasskeys(AuthsiteError):
+    code = "too_many_passkeys"
+    message = "You have 20 passkeys, and there cannot be more. Remove one first"
+
+
+class PasskeysUnavailable(AuthsiteError):
+    code = "passkeys_unavailable"
+    message = (
+        "Passkeys need a site that is reached by a name, and this one is reached by an address"
+    )
+
+
+class PasskeyNotFound(AuthsiteError):
+    code = "not_found"
+    message = "Passkey not found"
+
+
 class SetupTokenInvalid(AuthsiteError):
     code = "setup_token_invalid"
     message = "The setup has expired. Start again."

@@ -92,7 +92,10 @@ def empty_postgresql_url(postgresql_url: str) -> Iterator[str]:
     yield postgresql_url
     with psycopg.connect(postgresql_url, autocommit=True) as connection:
         connection.execute("DELETE FROM users")  # and with them all that is theirs
-        for table in ("sign_in_failures", "registrations", "outgoing_mails", "outgoing_events"):
+        for table in (
+            *("sign_in_failures", "registrations", "outgoing_mails", "outgoing_events"),
+            "spent_tokens",
+        ):
             connection.execute(f"DELETE FROM {table}")
 
 

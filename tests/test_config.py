@@ -71,7 +71,7 @@ def problems(environ: dict) -> list[str]:
         ("SECRET_KEY_FALLBACKS", "SECRET_KEY_FALLBACKS", []),
         ("REDIS_URL", "REDIS_URL", None),
         ("REDIS_TLS_VERIFY", "REDIS_TLS_VERIFY", "required"),
-        ("PUBLIC_BASE_URL", "PUBLIC_BASE_URL", "http://127.0.0.1:5000"),
+        ("PUBLIC_BASE_URL", "PUBLIC_BASE_URL", "http://localhost:5000"),
         ("TRUSTED_HOSTS", "TRUSTED_HOSTS", None),
         ("TRUSTED_PROXY_HOPS", "TRUSTED_PROXY_HOPS", 0),
         ("MAIL_SERVER", "MAIL_SERVER", None),
@@ -80,7 +80,7 @@ def problems(environ: dict) -> list[str]:
         ("MAIL_PASSWORD", "MAIL_PASSWORD", None),
         ("MAIL_USE_TLS", "MAIL_USE_TLS", False),
         ("MAIL_USE_SSL", "MAIL_USE_SSL", False),
-        ("MAIL_DEFAULT_SENDER", "MAIL_DEFAULT_SENDER", '"authsite" <no-reply@127.0.0.1>'),
+        ("MAIL_DEFAULT_SENDER", "MAIL_DEFAULT_SENDER", '"authsite" <no-reply@localhost>'),
         ("PRODUCT_URL", "PRODUCT_URL", None),
         ("PRODUCT_NAME", "PRODUCT_NAME", "authsite"),
         ("LOGO_URL", "LOGO_URL", None),
@@ -93,6 +93,7 @@ def problems(environ: dict) -> list[str]:
         ("CORS_ORIGINS", "CORS_ORIGINS", []),
         ("SERVICE_CLIENTS", "SERVICE_CLIENTS", []),
         ("TRUSTED_BROWSER_DAYS", "TRUSTED_BROWSER_DAYS", 30),
+        ("PASSKEY_RP_ID", "PASSKEY_RP_ID", "localhost"),
         ("PASSWORD_MIN_LENGTH", "PASSWORD_MIN_LENGTH", 8),
         ("REFRESH_GRACE_SECONDS", "REFRESH_GRACE_SECONDS", 30),
         ("REFRESH_LOST_ANSWER_SECONDS", "REFRESH_LOST_ANSWER_SECONDS", 86_400),
@@ -152,13 +153,13 @@ def test_what_is_not_set_has_its_default(variable, setting, default, unset):
             )
         ),
         *(
-            ("TRUSTED_HOSTS", text, "TRUSTED_HOSTS", [*meant, "127.0.0.1"])
+            ("TRUSTED_HOSTS", text, "TRUSTED_HOSTS", [*meant, "localhost"])
             for text, meant in (
                 ("a.example, .b.example", ["a.example", ".b.example"]),
                 ("A.Example,", ["a.example"]),
                 ("bücher.example", ["xn--bcher-kva.example"]),
                 ("a.example,\n  b.example", ["a.example", "b.example"]),
-                ("127.0.0.1", []),
+                ("localhost", []),
             )
         ),
         ("TRUSTED_PROXY_HOPS", "2", "TRUSTED_PROXY_HOPS", 2),
@@ -346,6 +347,13 @@ def test_a_password_may_hold_anything_that_can_be_sent(password):
                     "https://\N{ZERO WIDTH SPACE}",
                     "https:/example.com",
                 ),
+            )
+        ),
+        *(
+            ("PASSKEY_RP_ID", text)
+            for text in (
+                *("https://localhost", "localhost:5000", "127.0.0.1", "[::1]", "localhost/", "*"),
+                *("example.com", "accounts.localhost", "a b"),
             )
         ),
         *(
@@ -576,7 +584,7 @@ def test_the_limiters_store_hears_every_option_of_its_url(valkey_url, option, na
         ("Bücher & Söhne <hi@bücher.example>", "Bücher & Söhne", "hi@xn--bcher-kva.example"),
         (r'"The \"Best\"" <hi@example.com>', 'The "Best"', "hi@example.com"),
         ("hi@example.com", "", "hi@example.com"),
-        ("", 'The "Best", Ltd. & Söhne', "no-reply@127.0.0.1"),
+        ("", 'The "Best", Ltd. & Söhne', "no-reply@localhost"),
     ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -837,3 +845,25 @@ def test_production_writes_no_secret_of_its_own(tmp_path, monkeypatch):
     problems({"APP_ENV": "production"})
 
     assert not (tmp_path / "instance").exists()
+
+
+@pytest.mark.parametrize(
+    ("base_url", "rp_id", "bound_to"),
+    [
+        ("https://accounts.example.com", "", "accounts.example.com"),
+        ("https://accounts.example.com", "Example.com.", "example.com"),
+        ("https://accounts.bücher.example", "bücher.example", "xn--bcher-kva.example"),
+        ("https://accounts.example.co.uk", "example.co.uk", "example.co.uk"),
+        ("http://127.0.0.1:5000", "", None),
+        ("http://[::1]:5000", "", None),
+    ],
+)
+def test_passkeys_are_bound_to_the_site_or_to_a_domain_that_it_is_in(base_url, rp_id, bound_to):
+    assert load(PUBLIC_BASE_URL=base_url, PASSKEY_RP_ID=rp_id)["PASSKEY_RP_ID"] == bound_to
+
+
+@pytest.mark.parametrize("rp_id", ["com", "co.uk", "other.example.co.uk", "ample.co.uk", "example"])
+def test_a_name_that_no_browser_would_take_for_passkeys_is_refused(rp_id):
+    environ = {"PUBLIC_BASE_URL": "https://accounts.example.co.uk", "PASSKEY_RP_ID": rp_id}
+    found = problems(environ)
+    assert any(each.startswith("PASSKEY_RP_ID must be the host of") for each in found), found

@@ -43,6 +43,13 @@ def _changed(what, *, device_name="Chrome on Windows", ip_address="203.0.113.7")
     return emails.second_step_changed(USER, what=what, changed_at=NOON, session_id=session_id, **by)
 
 
+def _passkey(what, *, device_name="Chrome on Windows", ip_address="203.0.113.7"):
+    by = {"device_name": device_name, "ip_address": ip_address}
+    session_id = device_name and uuid.UUID(int=7)
+    named = {"name": "My phone", "session_id": session_id}
+    return emails.passkey_changed(USER, what=what, changed_at=NOON, **named, **by)
+
+
 def _reset(after=None):
     return emails.password_reset(
         USER,
@@ -99,6 +106,11 @@ MAILS = {
         ip_address="203.0.113.7",
     ),
     "test": emails.test,
+    "passkey added": lambda: _passkey("added"),
+    "passkey removed": lambda: _passkey("removed"),
+    "passkey removed by an operator": lambda: _passkey(
+        "removed", device_name=None, ip_address=None
+    ),
     "password_known": lambda: emails.password_known(
         USER, tried_at=NOON, device_name="Chrome on Windows", ip_address="203.0.113.7"
     ),
@@ -129,6 +141,8 @@ OF_A_SESSION = {
     "app changed",
     "codes changed",
     "recovery_code_used",
+    "passkey added",
+    "passkey removed",
 }
 WITH_LINK = OF_A_SESSION | {
     "password_changed",
@@ -150,6 +164,9 @@ SUBJECTS = {
     "recovery_code_used": "A recovery code was used for Acme Notes",
     "key_not_proven": "Was your sign-in to Acme Notes copied?",
     "test": "Test email from Acme Notes",
+    "passkey added": "New passkey for Acme Notes: My phone",
+    "passkey removed": "Passkey removed from Acme Notes",
+    "passkey removed by an operator": "Passkey removed from Acme Notes",
     "password_known": "Somebody knows your Acme Notes password",
     "password_reset": "Reset your Acme Notes password",
     "reset after one device was reported": "Reset your Acme Notes password",
@@ -284,6 +301,9 @@ CORE = {
         f"{BASE}/forgot-password",
     ],
     "test": ["An operator of Acme Notes", "ada@example.com", "There is nothing to do."],
+    "passkey added": ["A passkey was added", "My phone", "remove the passkey"],
+    "passkey removed": ["A passkey was removed", "cannot sign in any more", "My phone"],
+    "passkey removed by an operator": ["An operator of Acme Notes did it", "My phone"],
     "password_known": ["the right password", "wrong codes, which let nobody in."],
     "password_reset": [
         "Hello Ada,",

@@ -20,8 +20,8 @@ def site(sqlite_url: str):
 
 def test_the_tour_of_the_api_works_when_pasted(site):
     tour = next(block for block in re.findall(r"```sh\n(.*?)```", README, re.S) if "SITE=" in block)
-    assert "SITE=http://127.0.0.1:5000\n" in tour
-    script = tour.replace("http://127.0.0.1:5000", site.url)
+    assert "SITE=http://localhost:5000\n" in tour
+    script = tour.replace("http://localhost:5000", site.url)
     done = subprocess.run(
         ["bash", "-eu", "-o", "pipefail", "-c", script],
         capture_output=True,

@@ -40,7 +40,7 @@ def get_two_step() -> dict[str, Any]:
         "app": app,
         "recovery_codes_left": found.recovery_codes_left,
         "recovery_set_id": found.recovery_set_id,
-        "passkeys": 0,  # there is no way to add one yet
+        "passkeys": found.passkeys,
         "trusted_browsers": found.trusted_browsers,
     }
 

@@ -9,10 +9,12 @@ from .shell import blueprint, counted, on_account, reporting
 
 
 @on_account("reset-two-step")
-def reset_two_step(email: str) -> None:
+@click.option("--passkeys", is_flag=True, help="Remove all passkeys of the account as well.")
+def reset_two_step(email: str, passkeys: bool) -> None:
     """Turn two-step sign-in off for who has lost phone and recovery codes; ends all sessions, and mails."""
-    account = second_steps.operating.reset(email)
-    click.echo(f"Two-step sign-in is off for {account.email}. All its sessions have ended.")
+    account = second_steps.operating.reset(email, and_passkeys=passkeys)
+    gone = " It has no passkeys any more." if passkeys else ""
+    click.echo(f"Two-step sign-in is off for {account.email}. All its sessions have ended.{gone}")
 
 
 @blueprint.cli.command("reencrypt-secrets")

@@ -82,7 +82,13 @@ Check = tuple[str, bool, str]
 def _checks(settings: Mapping[str, Any], environ: Mapping[str, str]) -> list[Check]:
     """Return what must hold of several settings together, everywhere."""
     port = settings["MAIL_PORT"] if settings["MAIL_SERVER"] else None
+    own_host = urlsplit(settings["PUBLIC_BASE_URL"] or "http://localhost").hostname or ""
     return [
+        (
+            "PASSKEY_RP_ID",
+            not hosts.is_within(own_host, settings["PASSKEY_RP_ID"] or own_host),
+            "must be the host of PUBLIC_BASE_URL, or a domain that it is in and that one can register",
+        ),
         (
             "FORWARD_AUTH_ORIGINS",
             bool(settings["FORWARD_AUTH_ORIGINS"]) and not settings["TRUSTED_PROXY_HOPS"],
@@ -197,7 +203,7 @@ def _fill_in_for_development(settings: dict[str, Any]) -> None:
         database = INSTANCE / "authsite.db"
         database.touch(mode=0o600)  # and so are the files that SQLite lays beside it
         settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{database}"
-    settings["PUBLIC_BASE_URL"] = settings["PUBLIC_BASE_URL"] or "http://127.0.0.1:5000"
+    settings["PUBLIC_BASE_URL"] = settings["PUBLIC_BASE_URL"] or "http://localhost:5000"
 
 
 def _development_secret() -> str:
@@ -219,6 +225,7 @@ def _derived(settings: Mapping[str, Any]) -> dict[str, Any]:
     is_production = settings["IS_PRODUCTION"]
     return {
         "DEBUG": False,
+        "PASSKEY_RP_ID": settings["PASSKEY_RP_ID"] or (None if hosts.is_address(host) else host),
         "LOG_FORMAT": settings["LOG_FORMAT"] or ("json" if is_production else "text"),
         "TRUSTED_HOSTS": _trusted_hosts(settings, host),
         # Where only the hand-off answers: a second login page there would be a phishing aid.
@@ -281,6 +288,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], Any]] = {
     "MAIL_USE_TLS": ("MAIL_USE_TLS", values.flag, False),
     "MAIL_USE_SSL": ("MAIL_USE_SSL", values.flag, False),
     "MAIL_DEFAULT_SENDER": ("MAIL_DEFAULT_SENDER", hosts.sender, None),
+    "PASSKEY_RP_ID": ("PASSKEY_RP_ID", hosts.passkey_rp_id, None),
     "SITE_NAME": ("SITE_NAME", values.site_name, "authsite"),
     "PRODUCT_URL": ("PRODUCT_URL", hosts.page_url, None),
     "PRODUCT_NAME": ("PRODUCT_NAME", values.site_name, None),

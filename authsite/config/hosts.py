@@ -43,6 +43,37 @@ def is_ipv4(name: str) -> bool:
     return name.rpartition(".")[2].isdigit()
 
 
+def is_address(name: str) -> bool:
+    """Return whether a host is no name, of either version."""
+    return is_ipv4(name) or ":" in name
+
+
+def passkey_rp_id(text: str) -> str:
+    """Return the name that passkeys are bound to; addresses have none (WebAuthn §4, RP ID)."""
+
+    def convert(each: str) -> str:
+        name = host(each)
+        if is_address(name):
+            raise ValueError
+        return name
+
+    return _or_say(
+        "must be a host name alone, like example.com: no scheme, port or path, and no address",
+        convert,
+        text,
+    )
+
+
+def is_within(name: str, domain: str) -> bool:
+    """Return whether a host is a domain or below it; a domain like `com` or `co.uk` is nobody's."""
+    if name == domain:
+        return True
+    # The list of what nobody can register comes with the library, and it is long.
+    from fido2.rpid import verify_rp_id
+
+    return verify_rp_id(domain, f"https://{name}")
+
+
 def base_url(text: str) -> str:
     return _or_say(
         "must be an address like https://accounts.example.com: the whole host is the service's,"

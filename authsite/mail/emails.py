@@ -187,6 +187,24 @@ def second_step_changed(
     )
 
 
+def passkey_changed(
+    user_id: uuid.UUID,
+    *,
+    what: str,
+    name: str,
+    changed_at: datetime,
+    session_id: uuid.UUID | None,
+    device_name: str | None,
+    ip_address: str | None,
+) -> Mail:
+    """Return the notice that a passkey was `added` or `removed`; without a device an operator did it."""
+    facts = {"what": what, "passkey": device_label(name), "changed_at": changed_at.isoformat()}
+    by = {"device_name": device_name, "ip_address": ip_address}
+    return Mail(
+        user_id, "passkey_changed", facts | {"session_id": session_id and str(session_id)} | by
+    )
+
+
 def recovery_code_used(
     user_id: uuid.UUID,
     *,

@@ -31,5 +31,19 @@ def password_known(user_id: uuid.UUID) -> None:
     outbox.queue(emails.password_known(user_id, tried_at=clock.now(), **whence))
 
 
+def passkey(user_id: uuid.UUID, what: str, name: str) -> None:
+    """Mail that a passkey of this name was `added` or `removed`."""
+    by = activity.actor(user_id)
+    notice = emails.passkey_changed(
+        user_id,
+        what=what,
+        name=name,
+        changed_at=clock.now(),
+        session_id=by.session_id,
+        **_whence(by),
+    )
+    outbox.queue(notice)
+
+
 def _whence(by: activity.Actor) -> dict[str, Any]:
     return {"device_name": by.device_name, "ip_address": by.ip_address}

@@ -5,10 +5,18 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
+from flask import current_app
 from sqlalchemy import BindParameter, Uuid, bindparam, exists, select
 
 from .. import accounts, activity, clock, database, events, sessions, throttling
-from ..database.models import ACCOUNT_COLUMNS, Account, AuthenticatorApp, RecoveryCode, User
+from ..database.models import (
+    ACCOUNT_COLUMNS,
+    Account,
+    AuthenticatorApp,
+    Passkey,
+    RecoveryCode,
+    User,
+)
 from ..errors import InvalidCode, MfaTokenInvalid, SecondStepRequired
 from . import apps, codes, notices, pending, recovery
 
@@ -47,10 +55,14 @@ def require(
 
 
 def methods_of(user_id: uuid.UUID) -> list[str]:
-    """Return what the user can show: `otp`, `recovery_code`."""
+    """Return what the user can show: `otp`, `recovery_code`, `webauthn`.
+
+    A passkey only where the site has a name, to which it is bound.
+    """
     found = database.row(_METHODS, {"owner_id": user_id})
     assert found is not None
-    return [name for name in ("otp", "recovery_code") if getattr(found, name)]
+    methods = [name for name in ("otp", "recovery_code", "webauthn") if getattr(found, name)]
+    return [each for each in methods if each != "webauthn" or current_app.config["PASSKEY_RP_ID"]]
 
 
 def complete_with_code(
@@ -160,4 +172,5 @@ _METHODS = select(
     exists()
     .where(RecoveryCode.user_id == _OWNER, RecoveryCode.used_at.is_(None))
     .label("recovery_code"),
+    exists().where(Passkey.user_id == _OWNER).label("webauthn"),
 )

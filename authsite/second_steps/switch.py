@@ -2,13 +2,13 @@
 
 import uuid
 
-from sqlalchemy import bindparam, case, select, update
+from sqlalchemy import BindParameter, Uuid, bindparam, case, exists, or_, select, update
 
-from .. import clock, database, sessions
+from .. import activity, clock, database, events, sessions
 from ..database import Row
-from ..database.models import AuthenticatorApp, User, UserSession
+from ..database.models import AuthenticatorApp, Passkey, User, UserSession
 from ..errors import NoSecondStep, UnknownAccount
-from . import recovery
+from . import notices, recovery
 
 
 def lock(user_id: uuid.UUID) -> Row:
@@ -28,13 +28,22 @@ def turn_on(user: Row, *, session_id: uuid.UUID | None, way: str) -> None:
 
 
 def enable(user_id: uuid.UUID) -> recovery.Made:
-    """Ask for a second step that the user has; raise NoSecondStep where there is none."""
+    """Ask for a second step that the user has; raise NoSecondStep where there is none.
+
+    No session is lifted: none has shown it.
+    """
     with database.transaction():
         user = lock(user_id)
         if not has_factor(user_id):
             raise NoSecondStep
         turn_on(user, session_id=None, way="")
-        return recovery.make_if_none(user_id)
+        if user.two_step_since is None:
+            activity.record("two_step_on", user_id)
+            notices.changed(user_id, "on")
+        made = recovery.make_if_none(user_id)
+    if user.two_step_since is None:
+        events.record("two_step_on", user_id=user_id, factor="passkey")
+    return made
 
 
 def turn_off(user: Row) -> None:
@@ -54,7 +63,8 @@ def turn_off_without_factors(user: Row) -> bool:
 
 def has_factor(user_id: uuid.UUID) -> bool:
     """Return whether the user has an app or a passkey."""
-    return bool(database.rows(_HAS_FACTOR, {"owner_id": user_id}))
+    found = database.row(_HAS_FACTOR, {"owner_id": user_id})
+    return bool(found and found[0])
 
 
 _SET = (
@@ -71,6 +81,10 @@ _LIFT = (
         )
     )
 )
-_HAS_FACTOR = select(AuthenticatorApp.user_id).where(
-    AuthenticatorApp.user_id == bindparam("owner_id")
+_OWNER: BindParameter[uuid.UUID] = bindparam("owner_id", type_=Uuid())
+_HAS_FACTOR = select(
+    or_(
+        exists().where(AuthenticatorApp.user_id == _OWNER),
+        exists().where(Passkey.user_id == _OWNER),
+    )
 )

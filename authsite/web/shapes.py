@@ -52,6 +52,11 @@ CODES = {
     " another session. Begin again.",
     "no_second_step": "There is no authenticator app and no passkey yet.",
     "already_replaced": "Somebody has made new recovery codes since. Read the current set's id first.",
+    "passkey_invalid": "The passkey has not signed what was shown to it here and lately, is not this user's,"
+    " or cannot be taken. Ask for new options and try again.",
+    "passkey_exists": "This passkey has been added already, here or to another account.",
+    "too_many_passkeys": "The account has 20 passkeys, and one has to go first.",
+    "passkeys_unavailable": "The site is reached by an address, and passkeys need a name.",
     "email_not_verified": "The password is right, but this site lets nobody in whose address is not"
     " confirmed. A link to do so is on its way.",
     "email_token_invalid": "The link has been used, has expired, was sent to another address than the account"

@@ -90,6 +90,7 @@ CODES = {
     *("internal_error", "invalid_client", "mfa_required", "invalid_code", "mfa_token_invalid"),
     *("insufficient_user_authentication", "email_not_verified", "email_token_invalid"),
     *("setup_token_invalid", "no_second_step", "already_replaced"),
+    *("passkey_invalid", "passkey_exists", "too_many_passkeys", "passkeys_unavailable"),
 }
 UNKNOWN_ID = "01a214d0-0a14-7a82-b9ec-9e64ba990d5e"
 

@@ -18,7 +18,7 @@ from tests.pages.conftest import EMAIL, Browser
 WIKI, SHOP, ACCOUNT = (
     "https://wiki.example.com",
     "https://shop.example.org",
-    "http://127.0.0.1:5000",
+    "http://localhost:5000",
 )
 ORIGINS = f"{WIKI},{SHOP}"
 PAGE = {"Sec-Fetch-Mode": "navigate", "Accept": "text/html"}

@@ -205,7 +205,7 @@ def test_a_write_that_another_site_sends_is_refused_even_with_the_token(app, vic
         {"Origin": "http://localhost"},
         {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"},
         {"Sec-Fetch-Site": "none"},
-        {"Origin": "http://127.0.0.1:5000"},  # PUBLIC_BASE_URL, whatever the proxy calls us
+        {"Origin": "http://localhost:5000"},  # PUBLIC_BASE_URL, whatever the proxy calls us
     ],
 )
 def test_a_write_from_a_page_of_ours_is_taken(app, victim, headers):

@@ -10,6 +10,7 @@ from .email_changes import EmailChange
 from .failures import SignInFailures
 from .mail_quotas import MailQuota
 from .mails import OutgoingMail
+from .passkeys import MAX_CREDENTIAL_ID, MAX_PASSKEY_NAME, Passkey
 from .registrations import Registration
 from .second_steps import AuthenticatorApp, RecoveryCode, SpentToken, TrustedBrowser
 from .sessions import (
@@ -43,11 +44,13 @@ __all__ = [
     "END_REASONS",
     "ENTRANCES",
     "EVENT_KINDS",
+    "MAX_CREDENTIAL_ID",
     "MAX_DEVICE_ID",
     "MAX_DEVICE_NAME",
     "MAX_EMAIL",
     "MAX_IP_ADDRESS",
     "MAX_NAME",
+    "MAX_PASSKEY_NAME",
     "MAX_PHONE",
     "MAX_USER_AGENT",
     "WAYS_TO_SIGN_IN",
@@ -58,6 +61,7 @@ __all__ = [
     "MailQuota",
     "OutgoingEvent",
     "OutgoingMail",
+    "Passkey",
     "PasswordReset",
     "RecoveryCode",
     "Registration",

@@ -1,0 +1,30 @@
+"""Passkeys (WebAuthn Level 3): each can sign in alone, and be the second step after a password.
+
+adding      a passkey is made, and its public half kept
+using       signs in, finishes a sign-in, confirms who it is
+listing     what there is of them, under which names; taken away again
+ceremonies  what a browser is asked for, and what is demanded of its answer
+challenges  what it has to sign: no row before it is used, none twice
+
+Attestation, which tells makes of devices apart, is not asked for: nobody's is better than another's here.
+"""
+
+from .adding import add, creation_options
+from .ceremonies import are_available
+from .listing import accepted, of, remove, rename
+from .using import complete, confirm, options_of, sign_in, sign_in_options
+
+__all__ = [
+    "accepted",
+    "add",
+    "are_available",
+    "complete",
+    "confirm",
+    "creation_options",
+    "of",
+    "options_of",
+    "remove",
+    "rename",
+    "sign_in",
+    "sign_in_options",
+]
