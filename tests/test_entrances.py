@@ -3,12 +3,13 @@
 import ast
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
-from authsite import accounts, registrations
+from authsite import accounts, clock, registrations
 from authsite.crypto import tokens
 from authsite.database import run
-from authsite.database.models import User, UserSession
+from authsite.database.models import EmailChange, User, UserSession
+from authsite.mail import emails
 from tests import services
 from tests.api.conftest import V1
 from tests.api.conftest import count as count_rows
@@ -64,6 +65,20 @@ def by_verifying_an_address(browser, app):
     return browser.post("/verify-email", password=PASSWORD)
 
 
+def by_confirming_a_change_of_address(browser, app):
+    with app.app_context():
+        account, now = accounts.find_by_email(EMAIL), clock.now()
+        addresses = {"old_email": EMAIL, "new_email": "new@example.com", "old_was_verified": True}
+        at = {"created_at": now, "expires_at": now + emails.LINK_LIFETIME}
+        run(insert(EmailChange), {"id": "x" * 32, "user_id": account.id} | addresses | at)
+        link = tokens.sign("change_email", f"{account.id.hex}.{'x' * 32}")
+    browser.get(f"/confirm-email?token={link}")
+    answer = browser.post("/confirm-email", password=PASSWORD)
+    with app.app_context():
+        assert accounts.find_by_id(account.id).email == "new@example.com"  # so far it led
+    return answer
+
+
 # By module and view: what a person does there who knows the password, and has no second step to show.
 TRIED = {
     ("api.accounts", "login"): by_json("/auth/login", email=EMAIL, password=PASSWORD),
@@ -72,6 +87,7 @@ TRIED = {
     ("pages.accounts", "login"): lambda browser, app: browser.try_sign_in(),
     ("pages.accounts", "register"): by_registering,
     ("pages.addresses", "verify"): by_verifying_an_address,
+    ("pages.email_changes", "confirm"): by_confirming_a_change_of_address,
     ("pages.registrations", "confirm"): by_confirming_a_registration,
     ("pages.second_steps", "second_step"): by_page_with_the_wrong_code,
 }
