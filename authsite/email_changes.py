@@ -175,8 +175,8 @@ def undo(token: str, email: str, *, device_name: str, ip_address: str | None) ->
 def undo_change(change: Change, *, device_name: str, ip_address: str | None) -> Account:
     """Give the account back the address that the change gave up, and mail a reset there.
 
-    Every later change ends with its link, every session ends, and the password is nobody's. Raise
-    EmailTokenInvalid if it was undone meanwhile.
+    Every later change ends with its link, every session ends, and the password is nobody's; an account that
+    was to be deleted stays. Raise EmailTokenInvalid if it was undone meanwhile.
     """
     user_id = change.account.id
     # Of nobody's password: guessing at it takes the time that any other takes.
@@ -185,14 +185,18 @@ def undo_change(change: Change, *, device_name: str, ip_address: str | None) -> 
     key = {"owner_id": user_id, "change_id": change.id, "now": now}
     try:
         with database.transaction():
-            undone = database.row(_LOCK, key) and database.row(_UNDO, key)
-            if not undone:
+            locked = database.row(_LOCK_EVEN_LEAVING, key)
+            undone = None if locked is None else database.row(_UNDO, key)
+            if locked is None or undone is None:
                 raise EmailTokenInvalid
             database.run(_END_LATER, key | {"since": undone.confirmed_at})
             accounts.end_resets(user_id)
             sessions.end_all(user_id, reason="email_undone")
             account = _move(_RESTORE, user_id, change.old_email, now, new_hash=new_hash)
             database.run(_FREE_OTHERS, key | {"address": change.old_email})
+            if locked.delete_after is not None:
+                activity.record("deletion_cancelled", user_id)
+                webhooks.emit("user.activated", user_id)
             activity.record(
                 "email_change_undone", user_id, target=spelling.masked_email(change.old_email)
             )
@@ -361,11 +365,14 @@ _CAN_BE_UNDONE = (
 )
 # Not stronger than what a foreign key leaves alone: who holds a session's row and writes an event may go on.
 _LOCK_EVEN_CLOSED = (
-    select(User.email, User.email_verified_at)
+    select(User.email, User.email_verified_at, User.delete_after)
     .where(User.id == _OWNER_ID)
     .with_for_update(key_share=True)
 )
 _LOCK = _LOCK_EVEN_CLOSED.where(User.is_active)
+# A thief may have it deleted: that must not outrun undoing. What an operator has closed stays so.
+_IS_OPEN_OR_LEAVING = or_(User.is_active, User.delete_after.is_not(None))
+_LOCK_EVEN_LEAVING = _LOCK_EVEN_CLOSED.where(_IS_OPEN_OR_LEAVING)
 _INSERT = insert(EmailChange).from_select(
     [
         *("id", "user_id", "old_email", "new_email", "old_was_verified"),
@@ -395,10 +402,10 @@ _WAITING = select(EmailChange.new_email, EmailChange.expires_at).where(
 _OF_USER = (
     select(EmailChange.id, EmailChange.old_email, EmailChange.new_email, *ACCOUNT_COLUMNS)
     .join_from(EmailChange, User, User.id == EmailChange.user_id)
-    .where(EmailChange.user_id == _OWNER_ID, User.is_active)
+    .where(EmailChange.user_id == _OWNER_ID, _IS_OPEN_OR_LEAVING)
 )
 _NAMED = _OF_USER.where(EmailChange.id == bindparam("change_id"))
-_PENDING = _NAMED.where(*_WAITS)
+_PENDING = _NAMED.where(*_WAITS, User.is_active)
 _UNDOABLE = _NAMED.where(*_CAN_BE_UNDONE)
 _UNDOABLE_TO = (
     _OF_USER.where(EmailChange.old_email == bindparam("address"), *_CAN_BE_UNDONE)
@@ -447,7 +454,12 @@ _SHOW = (
     .values(email=bindparam("address"), email_verified_at=_NOW, updated_at=_NOW)
     .returning(*ACCOUNT_COLUMNS)
 )
-_RESTORE = _SHOW.values(password_hash=bindparam("new_hash"), password_changed_at=_NOW)
+_RESTORE = _SHOW.values(
+    password_hash=bindparam("new_hash"),
+    password_changed_at=_NOW,
+    is_active=True,
+    delete_after=None,
+)
 # What undone changes took is free at once; what an earlier change may still lead back to is kept.
 _FREE_OTHERS = delete(UserEmail).where(
     UserEmail.user_id == _OWNER_ID,

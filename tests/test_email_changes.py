@@ -11,6 +11,7 @@ from authsite import (
     chores,
     clock,
     database,
+    deletions,
     email_changes,
     exports,
     not_me,
@@ -565,6 +566,57 @@ def test_without_days_to_undo_the_old_address_is_told_and_free(make_app):
         assert names() == ["change_email", "email_changed"]
         with pytest.raises(EmailTokenInvalid):
             undo(change, E1)
+
+
+def test_undoing_keeps_an_account_that_a_thief_has_had_deleted(ada, session):
+    """LIFE §8.2, §8.6: deleting must not outrun undoing."""
+    change = change_to(session, E2)
+    deletions.request(sessions.resume_api(session.id, ada.id), ip_address=None)
+    undone = undo(change, E1)
+
+    assert (undone.email, undone.is_active) == (E1, True)
+    assert database.row(select(User.delete_after))[0] is None
+    assert sum(deletions.delete_due()) == 0
+    assert names()[-1] == "password_reset"
+    statement = select(AccountEvent.kind).order_by(AccountEvent.id)
+    assert "deletion_cancelled" in [row.kind for row in database.rows(statement)]
+
+
+def test_the_rows_of_an_account_stay_for_as_long_as_undoing_may_take(make_app, time_machine):
+    app = make_app(ACCOUNT_DELETION_DAYS="0")
+    with app.app_context():
+        ada = factories.account(E1, is_verified=True)
+        session = resumed(ada)
+        change = change_to(session, E2)
+        deletions.request(sessions.resume_api(session.id, ada.id), ip_address=None)
+        time_machine.move_to(clock.now() + WEEK - timedelta(minutes=1))
+        assert sum(deletions.delete_due()) == 0
+
+        assert undo(change, E1).is_active
+
+
+def test_what_an_operator_has_closed_is_not_opened_by_undoing(ada, session):
+    change = change_to(session, E2)
+    accounts.deactivate(E2)
+    with pytest.raises(EmailTokenInvalid):
+        undo(change, E1)
+
+    assert (address(ada), accounts.find_by_email(E2).is_active) == (E2, False)
+
+
+def test_an_undo_wins_over_a_deletion_at_the_same_time(app):
+    for number in range(ROUNDS):
+        ada, session, chain, first = person(number, changed=True)
+        session = sessions.resume_api(session.id, ada.id)
+        undone, left = at_once(
+            app,
+            lambda: undo(first, chain[0]),  # noqa: B023
+            lambda: after(number, lambda: deletions.request(session, ip_address=None)),  # noqa: B023
+        )
+
+        assert undone.email == chain[0]
+        assert isinstance(left, SessionRevoked) or left is not None
+        assert accounts.find_by_id(ada.id).is_active
 
 
 # Mails
