@@ -377,14 +377,12 @@ def test_send_mail_delivers_what_waits(with_mail):
 
 
 def test_send_mail_says_that_the_server_is_down_and_when_it_tries_next(make_app, time_machine):
-    """A scheduler is to know; the mails wait for the next time. The reason is said once for all of them."""
+    """A scheduler is to know; the mail waits for the next time."""
     time_machine.move_to(NOON, tick=False)
     port = services.free_port()
     app = make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(port))
     with app.app_context():
-        for name in ("ada", "grace"):
-            email = factories.account(f"{name}@example.com").email
-            passwords.request_reset(email, device_name="curl", ip_address=None)
+        passwords.request_reset(factories.account().email, device_name="curl", ip_address=None)
         result = app.test_cli_runner().invoke(args=["send-mail"])
         again = app.test_cli_runner().invoke(args=["send-mail"])
 
@@ -392,11 +390,25 @@ def test_send_mail_says_that_the_server_is_down_and_when_it_tries_next(make_app,
     assert result.exit_code == 1
     assert result.stdout.splitlines() == [
         f"The mail server 127.0.0.1:{port} cannot be reached: Connection refused.",
-        "Sent 0, failed 2, waiting 2.",
+        "Sent 0, failed 1, waiting 1.",
         next_try,
     ]
     assert again.exit_code == 0
-    assert again.stdout.splitlines() == ["Sent 0, failed 0, waiting 2.", next_try]
+    assert again.stdout.splitlines() == ["Sent 0, failed 0, waiting 1.", next_try]
+
+
+@on_one_database
+def test_send_mail_says_each_reason_once(make_app):
+    with services.RefusingMailbox("451 later") as server:
+        app = make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(server.port))
+        with app.app_context():
+            for name in ("ada", "grace"):
+                email = factories.account(f"{name}@example.com").email
+                passwords.request_reset(email, device_name="curl", ip_address=None)
+            said = app.test_cli_runner().invoke(args=["send-mail"]).stdout.splitlines()
+
+    reason = f"The mail server 127.0.0.1:{server.port} does not take mail for the recipient (451)."
+    assert said[:2] == [reason, "Sent 0, failed 2, waiting 2."]
 
 
 # What the server answers, and what the command says of it; the sentence for the server's name is cut off.

@@ -275,6 +275,19 @@ def test_what_waited_leaves_when_the_server_is_back(make_app, time_machine):
         assert len(mailbox.messages) == 1
 
 
+def test_while_the_server_is_away_one_mail_asks_for_all(make_app, time_machine):
+    """FA-04: with a server that hangs each takes ten seconds, and an attempt that it had better keep."""
+    time_machine.move_to(NOON, tick=False)
+    mailbox = services.Mailbox()
+    with make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(mailbox.port)).app_context():
+        for number in range(outboxes.BATCH + 2):
+            ask(factories.account(f"user{number}@example.com").email)
+        assert outbox.deliver() == (0, 1)
+        assert sorted(row.attempts for row in waiting()) == [*[0] * (outboxes.BATCH + 1), 1]
+        with mailbox:
+            assert outbox.deliver() == (outboxes.BATCH + 1, 0)
+
+
 def test_the_request_does_not_notice_a_server_that_is_down(without_server):
     """RS-04, FA-04: it writes a row and is done."""
     factories.account()

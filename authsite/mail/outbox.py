@@ -75,12 +75,23 @@ def deliver(
 ) -> tuple[int, int]:
     """Send everything that is due, or what is due `to` one user; return how many were sent and were not.
 
-    Once `is_stopping` the mail at hand is the last, and the others go back. `on_failure` is told why a mail
-    was not sent.
+    Once `is_stopping`, or once the server is away, the mail at hand is the last, and the others go back: with
+    a server that hangs each would take its time, and one of its attempts. `on_failure` is told why a mail was
+    not sent.
     """
-    of = None if to is None else OutgoingMail.user_id == to
-    deliver_one = partial(_deliver_one, on_failure=on_failure)
-    return outboxes.drain(OutgoingMail, deliver_one, of=of, is_stopping=is_stopping)
+    is_away: list[bool] = []
+
+    def note(error: Exception) -> None:
+        if sending.is_away(error):
+            is_away.append(True)
+        on_failure(error)
+
+    return outboxes.drain(
+        OutgoingMail,
+        partial(_deliver_one, on_failure=note),
+        of=None if to is None else OutgoingMail.user_id == to,
+        is_stopping=lambda: bool(is_away) or is_stopping(),
+    )
 
 
 def depth() -> int:

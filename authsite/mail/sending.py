@@ -101,6 +101,16 @@ def is_final(error: Exception) -> bool:
     return isinstance(error, smtplib.SMTPRecipientsRefused) and not is_about_us
 
 
+def is_away(error: Exception) -> bool:
+    """Return whether it is the server that takes no mail at all, and not this mail that it does not take."""
+    is_of_this_mail = (
+        smtplib.SMTPSenderRefused,
+        smtplib.SMTPRecipientsRefused,
+        smtplib.SMTPDataError,
+    )
+    return isinstance(error, OSError) and not isinstance(error, is_of_this_mail)
+
+
 class VerifyingConnection(Connection):
     """Flask-Mail's connection, with a timeout and with the server's certificate verified."""
 
