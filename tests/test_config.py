@@ -398,7 +398,11 @@ def test_a_password_may_hold_anything_that_can_be_sent(password):
         *(("PORT", text) for text in ("0", "65536", "http", "80:80", "9" * 5000)),
         *(
             ("WEBHOOK_URLS", text)
-            for text in ("https://a.example:99999/", "https://u@a.example/", "https://a_b.example/")
+            for text in (
+                *("https://a.example:99999/", "https://u@a.example/", "https://a_b.example/"),
+                *("https://169.254.169.254/", "https://[fd00:ec2::254]", "https://100.100.100.200"),
+                *("https://[::ffff:169.254.169.254]/", "https://[fe80::1]/"),
+            )
         ),
         *(
             (name, text)

@@ -33,6 +33,7 @@ from authsite import (
     sessions,
     webhooks,
 )
+from authsite.config import metadata
 from authsite.crypto import tokens
 from authsite.database.models import END_REASONS, OutgoingEvent, User, UserSession
 from authsite.errors import SessionRevoked
@@ -494,7 +495,7 @@ def test_a_name_that_leads_to_credentials_is_refused_whenever_it_turns(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     if lookup == 2:  # what can be connected to here stands for what must not be
-        monkeypatch.setattr(sending, "METADATA", {ip_address(services.HOST)})
+        monkeypatch.setattr(metadata, "METADATA", {ip_address(services.HOST)})
     app = make_app(WEBHOOK_URLS=url, WEBHOOK_SECRETS=SECRET)
     with app.app_context():
         factories.account()

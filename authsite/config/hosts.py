@@ -12,6 +12,7 @@ from urllib.parse import quote as percent_encoded
 
 import idna
 
+from . import metadata
 from .values import items
 
 MAX_URL = 2048
@@ -182,9 +183,17 @@ def bare_page_url(text: str) -> str:
 def webhook_urls(text: str) -> list[str]:
     say = (
         "must list addresses like https://app.example.com/hooks, separated by commas,"
-        " without a user, a password or a #"
+        " without a user, a password or a #, and none of a cloud's metadata"
     )
-    return list(dict.fromkeys(_or_say(say, _address, each) for each in items(text)))
+    return list(dict.fromkeys(_or_say(say, _receiver, each) for each in items(text)))
+
+
+def _receiver(url: str) -> str:
+    """Return an address to which a webhook may go, as far as it says itself; a name is looked up later."""
+    name = _parts(url)[1]
+    if (name.startswith("[") or is_ipv4(name)) and metadata.is_forbidden(name.strip("[]")):
+        raise ValueError
+    return _address(url)
 
 
 def _address(url: str) -> str:

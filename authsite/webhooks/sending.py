@@ -12,7 +12,6 @@ import http.client
 import socket
 import threading
 import time
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,19 +19,12 @@ import urllib3
 from flask import current_app
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from ..config import metadata
 from ..crypto import certificates
 
 TIMEOUT_SECONDS = 10
 USER_AGENT = "authsite-webhooks"
 FAILURES = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
-# Where Amazon, Google, Oracle and Alibaba have it beside 169.254.169.254, which is link-local.
-METADATA = frozenset(
-    map(
-        ip_address,
-        ("fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "100.100.100.200"),
-    )
-)
-_NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class ForbiddenAddress(OSError):
@@ -70,19 +62,8 @@ def signature_headers(body: bytes, *, message_id: str, timestamp: int) -> dict[s
 
 def refuse_forbidden(address: str) -> None:
     """Raise ForbiddenAddress for a link-local address or one of a cloud's metadata, however written."""
-    parsed = ip_address(address.partition("%")[0])
-    for each in (parsed, _inside(parsed)):
-        if each is not None and (each.is_link_local or each in METADATA):
-            raise ForbiddenAddress
-
-
-def _inside(address: IPv4Address | IPv6Address) -> IPv4Address | None:
-    """Return the IPv4 address to which an IPv6 one leads."""
-    if isinstance(address, IPv4Address):
-        return None
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour
+    if metadata.is_forbidden(address):
+        raise ForbiddenAddress
 
 
 class _Guarded:
