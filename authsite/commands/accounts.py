@@ -106,7 +106,9 @@ def send_reset(email: str) -> None:
         passwords.request_reset(account.email, device_name=None, ip_address=None, after="operator")
         sent, _ = outbox.deliver(to=account.id, on_failure=failures.append)
     if failures:
-        raise click.ClickException(sending.explain(failures[-1]))
+        due_at = outbox.next_due_at(account.id)
+        again = f"The next try is at {times.iso(due_at)}." if due_at else "It is not tried again."
+        raise click.ClickException(f"{sending.explain(failures[-1])} {again}")
     link = f"the link for {account.email}"
     # A worker that looks just then has been faster.
     click.echo(sending.taken(link) if sent else f"The worker sends {link}.")

@@ -100,9 +100,10 @@ def depth() -> int:
     return found[0] if found else 0
 
 
-def next_due_at() -> datetime | None:
-    """Return when the first of the mails that wait may be tried; None where none waits."""
-    found = database.row(select(OutgoingMail.due_at).order_by(OutgoingMail.due_at).limit(1))
+def next_due_at(to: uuid.UUID | None = None) -> datetime | None:
+    """Return when the first of the mails that wait, or of one user's, may be tried; None where none waits."""
+    query = select(OutgoingMail.due_at).order_by(OutgoingMail.due_at).limit(1)
+    found = database.row(query if to is None else query.where(OutgoingMail.user_id == to))
     return found[0] if found else None
 
 
