@@ -146,11 +146,11 @@ def _register_page(form: RegisterForm) -> ResponseReturnValue:
 
 
 def _login_page(form: LoginForm) -> ResponseReturnValue:
-    register = answers.leading_on(answers.REGISTER)
-    is_needed = "next" in request.args
-    return _asking_for_hints(
-        answers.page("accounts/login.html", form=form, is_needed=is_needed, register=register)
-    )
+    context = {
+        "is_needed": "next" in request.args,
+        "register": answers.leading_on(answers.REGISTER),
+    }
+    return _asking_for_hints(answers.page("accounts/login.html", form=form, **context))
 
 
 def _inactive() -> str:
