@@ -1,6 +1,7 @@
 """The failures that a caller can act on. Nothing here knows HTTP: problems.py gives each its status."""
 
 from datetime import datetime
+from typing import Any
 
 
 class AuthsiteError(Exception):
@@ -189,6 +190,7 @@ class SecondStepRequired(AuthsiteError):
         super().__init__(None if "otp" in methods else self.without_app)
         self.mfa_token = mfa_token
         self.methods = methods
+        self.passkey_options: dict[str, Any] | None = None
 
     without_app = "Use your passkey or a recovery code to finish signing in"
 
@@ -216,7 +218,7 @@ class PasskeyRefused(AuthsiteError):
     """A new one."""
 
     code = "passkey_invalid"
-    message = "That passkey was not accepted"
+    message = "That passkey cannot be added"
 
 
 class UnknownPasskey(AuthsiteError):

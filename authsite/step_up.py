@@ -6,10 +6,11 @@ access or a refresh token, never becomes privileged when the owner confirms.
 """
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from flask import current_app
 
-from . import clock, database, events, passwords, second_steps, sessions, throttling
+from . import clock, database, events, passkeys, passwords, second_steps, sessions, throttling
 from .errors import InsufficientAuthentication, InvalidInput
 
 PASSWORD = "password"  # noqa: S105
@@ -50,15 +51,27 @@ def methods(session: sessions.Resumed) -> list[str]:
     return second_steps.methods_of(session.account.id)
 
 
-def confirm(session: sessions.Resumed, *, password: str = "", code: str = "") -> sessions.Grant:
+def passkey_options(session: sessions.Resumed) -> dict[str, Any] | None:
+    """Return what a passkey of the user may answer to confirm, None where none will do."""
+    if "webauthn" not in methods(session):
+        return None
+    how = {"purpose": passkeys.CONFIRM, "subject": str(session.id)}
+    return passkeys.options_of(session.account.id, **how)
+
+
+def confirm(
+    session: sessions.Resumed, *, password: str = "", code: str = "", credential: str = ""
+) -> sessions.Grant:
     """Return what the caller's session goes on with, fresh: `authenticated_at` and a new cookie secret.
 
     An API session keeps its refresh token: a client that stores the older of two crossing answers would
-    else trip the detection of reuse. Raise WrongCurrentPassword, InvalidCode, TooManyAttempts or, where
-    what has to be shown lacks, InvalidInput.
+    else trip the detection of reuse. Raise WrongCurrentPassword, InvalidCode, PasskeyInvalid, TooManyAttempts
+    or, where what has to be shown lacks or cannot be read, InvalidInput.
     """
     if session.two_step_since is None:
         _check_password(session, password)
+    elif credential:
+        passkeys.confirm(session, credential)
     else:
         _check_code(session, code)
     now = clock.now()

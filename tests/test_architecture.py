@@ -20,6 +20,8 @@ PUBLIC_API = {
     "api.accounts.login_oauth",
     "api.accounts.refresh_token",
     "api.second_steps.complete_login",
+    "api.passkeys.passkey_sign_in_options",
+    "api.passkeys.login_with_passkey",
     "api.passwords.request_password_reset",
     "api.passwords.confirm_password_reset",
     "api.services.revoke_token",

@@ -13,6 +13,7 @@ from authsite.mail import emails
 from tests import services
 from tests.api.conftest import V1
 from tests.api.conftest import count as count_rows
+from tests.authenticator import Authenticator
 from tests.factories import PASSWORD, turn_on
 from tests.pages.conftest import EMAIL, Browser
 
@@ -37,6 +38,14 @@ def by_json_with_the_wrong_code(browser, app):
 def by_page_with_the_wrong_code(browser, app):
     browser.try_sign_in()
     return browser.post("/login/second-step", code="000000", trust="y")
+
+
+def by_a_passkey_of_nobody(browser, app):
+    key = Authenticator()
+    key.user_handle = bytes(16)
+    answer = browser.client.post(f"{V1}/auth/passkey/options").get_json()
+    body = {"credential": key.sign(answer["publicKey"])}
+    return browser.client.post(f"{V1}/auth/login/passkey", json=body)
 
 
 def by_registering(browser, app):
@@ -83,6 +92,7 @@ def by_confirming_a_change_of_address(browser, app):
 TRIED = {
     ("api.accounts", "login"): by_json("/auth/login", email=EMAIL, password=PASSWORD),
     ("api.accounts", "login_oauth"): by_oauth,
+    ("api.passkeys", "login_with_passkey"): by_a_passkey_of_nobody,
     ("api.second_steps", "complete_login"): by_json_with_the_wrong_code,
     ("pages.accounts", "login"): lambda browser, app: browser.try_sign_in(),
     ("pages.accounts", "register"): by_registering,

@@ -4,9 +4,9 @@ from typing import Any
 
 from flask import Blueprint, Response, abort
 
-from .. import accounts, registrations, second_steps, sessions
+from .. import accounts, passkeys, registrations, second_steps, sessions
 from ..crypto import tokens
-from ..errors import UnsupportedGrantType
+from ..errors import SecondStepRequired, UnsupportedGrantType
 from ..web import authentication, limits
 from ..web.forms import (
     ConfirmRegistrationForm,
@@ -110,7 +110,10 @@ def update_current_user() -> dict[str, Any]:
 def _log_in(email: str, password: str, *, entrance: str) -> Response:
     client = authentication.client(device_name=answers.NAMELESS.get(entrance))
     authenticated = accounts.authenticate(email, password)
-    way = second_steps.require(authenticated, entrance=entrance)
+    try:
+        way = second_steps.require(authenticated, entrance=entrance)
+    except SecondStepRequired as required:
+        raise passkeys.offer(required) from None
     grant = sessions.start(
         authenticated.account,
         password_changed_at=authenticated.password_changed_at,

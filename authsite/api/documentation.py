@@ -28,6 +28,8 @@ SHELL_VARIABLES = {
     "refresh_token": "$REFRESH_TOKEN",
     "token": "$RESET_TOKEN",
     "session_id": "$SESSION_ID",
+    "passkey_id": "$PASSKEY_ID",
+    "credential": "$CREDENTIAL",
     "mfa_token": "$MFA_TOKEN",
     "code": "$CODE",
     "setup_token": "$SETUP_TOKEN",
@@ -129,7 +131,9 @@ def _curl(base_url: str, method: str, path: str, operation: dict[str, Any]) -> s
     for media_type, body in operation.get("requestBody", {"content": {}})["content"].items():
         members = {name: _shell_value(name, each) for name, each in body["example"].items()}
         if media_type == openapi.JSON:
-            words += [f"-H 'Content-Type: {media_type}'", f"-d {_quote(json.dumps(members))}"]
+            # An object that a browser has written: it stands there as it is, and not as text.
+            text = json.dumps(members).replace('"$CREDENTIAL"', "$CREDENTIAL")
+            words += [f"-H 'Content-Type: {media_type}'", f"-d {_quote(text)}"]
         else:
             words += [f"--data-urlencode {_quote(f'{name}={members[name]}')}" for name in members]
     return " \\\n  ".join(words)

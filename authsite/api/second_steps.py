@@ -4,7 +4,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify
 
-from .. import second_steps, sessions
+from .. import passkeys, second_steps, sessions
 from ..errors import InvalidInput
 from ..web import authentication, limits
 from ..web.forms import AppSetupForm, RecoveryCodesForm, SecondStepForm, TwoStepForm
@@ -17,14 +17,17 @@ blueprint = Blueprint("second_steps", __name__)
 @authentication.public
 @limits.second_step
 def complete_login() -> Response:
-    """Sign the device in whose password was right, with a code."""
+    """Sign the device in whose password was right, with a code or a passkey."""
     form = SecondStepForm.from_json()
+    code, credential = form.code.data or "", form.credential.data or ""
+    if not code and not credential:
+        raise InvalidInput([("code", "Enter the code")])
     waiting = second_steps.pending.read(form.mfa_token.data or "", is_page=False)
-    signed_in = second_steps.complete_with_code(
-        waiting,
-        form.code.data or "",
-        client=authentication.client(device_name=answers.NAMELESS.get(waiting.entrance)),
-    )
+    client = authentication.client(device_name=answers.NAMELESS.get(waiting.entrance))
+    if credential:
+        signed_in = passkeys.complete(waiting, credential, client=client)
+    else:
+        signed_in = second_steps.complete_with_code(waiting, code, client=client)
     return answers.issued_tokens(signed_in.grant)
 
 

@@ -17,11 +17,12 @@ blueprint = Blueprint("step_up", __name__)
 def get_step_up() -> dict[str, Any]:
     """Return until when the bearer is fresh, and what confirms it."""
     caller = authentication.current_session()
+    options = step_up.passkey_options(caller)
     return {
         "fresh_until": step_up.fresh_until(caller),
         "max_age": int(step_up.max_age().total_seconds()),
         "methods": step_up.methods(caller),
-    }
+    } | ({"publicKey": options} if options else {})
 
 
 @blueprint.post("/auth/step-up")
@@ -33,6 +34,7 @@ def confirm_step_up() -> Response:
         authentication.current_session(),
         password=form.password.data or "",
         code=form.code.data or "",
+        credential=form.credential.data or "",
     )
     assert grant.authenticated_at is not None
     return answers.never_stored(

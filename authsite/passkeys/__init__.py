@@ -12,9 +12,20 @@ Attestation, which tells makes of devices apart, is not asked for: nobody's is b
 from .adding import add, creation_options
 from .ceremonies import are_available
 from .listing import accepted, of, remove, rename
-from .using import complete, confirm, options_of, sign_in, sign_in_options
+from .using import (
+    CONFIRM,
+    SECOND_STEP,
+    complete,
+    confirm,
+    offer,
+    options_of,
+    sign_in,
+    sign_in_options,
+)
 
 __all__ = [
+    "CONFIRM",
+    "SECOND_STEP",
     "accepted",
     "add",
     "are_available",
@@ -22,6 +33,7 @@ __all__ = [
     "confirm",
     "creation_options",
     "of",
+    "offer",
     "options_of",
     "remove",
     "rename",

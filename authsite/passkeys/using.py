@@ -13,7 +13,13 @@ from sqlalchemy import BindParameter, Uuid, bindparam, select, update
 from .. import accounts, clock, database, events, second_steps, sessions, throttling
 from ..database import Row
 from ..database.models import ACCOUNT_COLUMNS, Account, Passkey, User
-from ..errors import PasskeyExpired, PasskeyInvalid, PasskeySignInExpired, UnknownPasskey
+from ..errors import (
+    PasskeyExpired,
+    PasskeyInvalid,
+    PasskeySignInExpired,
+    SecondStepRequired,
+    UnknownPasskey,
+)
 from . import ceremonies, challenges, listing
 
 SIGN_IN, SECOND_STEP, CONFIRM = "sign in", "second step", "confirm"
@@ -41,6 +47,15 @@ def options_of(user_id: uuid.UUID, *, purpose: str, subject: str) -> dict[str, A
     Raise PasskeysUnavailable.
     """
     return ceremonies.request_options(listing.of(user_id), audience=f"{purpose} {subject}")
+
+
+def offer(required: SecondStepRequired) -> SecondStepRequired:
+    """Return the refusal with what a passkey may answer to it, where the user has one."""
+    if "webauthn" in required.methods:
+        waiting = second_steps.pending.read(required.mfa_token, is_page=False)
+        how = {"purpose": SECOND_STEP, "subject": waiting.jti}
+        required.passkey_options = options_of(waiting.user_id, **how)
+    return required
 
 
 def sign_in(

@@ -20,7 +20,7 @@ from wtforms import BooleanField, EmailField, Field, PasswordField, StringField,
 from wtforms import Form as WTForm
 
 from .. import password_policy, spelling
-from ..database.models import MAX_DEVICE_NAME, MAX_EMAIL, MAX_NAME, MAX_PHONE
+from ..database.models import MAX_DEVICE_NAME, MAX_EMAIL, MAX_NAME, MAX_PASSKEY_NAME, MAX_PHONE
 from ..errors import (
     InvalidInput,
     MalformedRequest,
@@ -32,6 +32,7 @@ from . import headers
 
 MAX_TOKEN = 4096
 MAX_CODE = 128
+MAX_CREDENTIAL = 32 * 1024
 MAX_DEPTH = 32
 EMAIL_FORMAT = "Enter an email address in the correct format, like name@example.com"
 
@@ -125,6 +126,8 @@ class Form(FlaskForm):
     page_only: ClassVar[frozenset[str]] = frozenset()
     # Members that are true or false in JSON.
     switches: ClassVar[frozenset[str]] = frozenset()
+    # Members that are objects in JSON, and in a page's form the text of one.
+    objects: ClassVar[frozenset[str]] = frozenset()
     given: frozenset[str] = frozenset()
     nulls: frozenset[str] = frozenset()
 
@@ -152,7 +155,12 @@ class Form(FlaskForm):
                 errors.append((name, "Give true or false"))
             elif members[name]:
                 values[name] = "y"
-        for name in names - cls.switches:
+        for name in names & cls.objects & members.keys():
+            if isinstance(members[name], dict):
+                values[name] = json.dumps(members[name])
+            else:
+                errors.append((name, "This must be an object"))
+        for name in names - cls.switches - cls.objects:
             if name not in members or (members[name] is None and name in cls.nullable):
                 continue
             problem = _text_problem(members[name])
@@ -299,14 +307,45 @@ class CodeForm(Form):
     trust = BooleanField("Do not ask on this browser again")
 
 
-class SecondStepForm(Form):
+class CredentialForm(Form):
+    """What a passkey has answered, as the browser writes it in JSON."""
+
+    objects = frozenset({"credential"})
+
+    credential = StringField(
+        "Passkey", validators=[Text("Send what the passkey has answered", most=MAX_CREDENTIAL)]
+    )
+
+
+class NewPasskeyForm(CredentialForm):
     """The API's."""
+
+    nullable = frozenset({"name"})
+
+    name = StringField(
+        "Name", filters=[one_line], validators=[Text(most=MAX_PASSKEY_NAME, name="Name")]
+    )
+
+
+class PasskeyNameForm(Form):
+    name = StringField(
+        "Name",
+        filters=[one_line],
+        validators=[Text("Enter a name", most=MAX_PASSKEY_NAME, name="Name")],
+    )
+
+
+class SecondStepForm(Form):
+    """The API's; one of code and credential has to be there."""
+
+    objects = frozenset({"credential"})
 
     mfa_token = StringField(
         "Pending sign-in",
         validators=[Text("Give the mfa_token of the sign-in", most=MAX_TOKEN)],
     )
-    code = StringField("Code", validators=[Text("Enter the code", most=MAX_CODE, name="Code")])
+    code = StringField("Code", validators=[Text(most=MAX_CODE, name="Code")])
+    credential = StringField("Passkey", validators=[Text(most=MAX_CREDENTIAL)])
 
 
 class AppSetupForm(Form):
@@ -339,10 +378,13 @@ class RecoveryCodesForm(Form):
 
 
 class StepUpForm(Form):
-    """The API's; which of both has to be there depends on the account."""
+    """The API's; which has to be there depends on the account."""
+
+    objects = frozenset({"credential"})
 
     password = PasswordField("Password", validators=[Text(most=4096, name="Password")])
     code = StringField("Code", validators=[Text(most=64, name="Code")])
+    credential = StringField("Passkey", validators=[Text(most=MAX_CREDENTIAL)])
 
 
 class ConfirmingForm(Form):

@@ -79,6 +79,8 @@ INPUTS = {
     "setup_token": "What the answer to the beginning of the setup has under this name.",
     "enabled": "Whether a second step is asked for.",
     "replaces": "The id of the set of recovery codes that you know, null where there is none.",
+    "credential": "What the browser has answered for the passkey, by its method toJSON.",
+    "name": "The name to show for the passkey.",
     "code": "A code of the authenticator app, or a recovery code.",
     "first_name": "Given name.",
     "last_name": "Family name.",
@@ -291,6 +293,8 @@ def _input_schema(form: type[forms.Form], field: Field, *, is_required: bool) ->
     """Return what the validators of a field demand, in JSON Schema's words."""
     if field.name in form.switches:
         return {"type": "boolean", "description": INPUTS[field.name]}
+    if field.name in form.objects:
+        return {"type": "object", "description": INPUTS[field.name]}
     schema = shapes.text(description=INPUTS.get(field.name))
     if field.name in CHOICES:
         schema["enum"] = CHOICES[field.name]

@@ -102,7 +102,10 @@ OAUTH_ERRORS = {
 }
 
 # What a failure knows beside its words and a client needs, as members of the problem (RFC 9457 §3.2).
-EXTENSIONS = ("max_age", "acr_values", "mfa_token", "expires_in", "methods")
+EXTENSIONS = (
+    *("max_age", "acr_values", "mfa_token", "expires_in", "methods"),
+    "passkey_options",
+)
 
 # How to authenticate after a 401 of this code, where it is not a bearer token that is missing (RFC 6750 §3);
 # or how freshly (RFC 9470 §3).
@@ -135,7 +138,8 @@ def status_of(error: errors.AuthsiteError) -> int:
 
 def extensions_of(error: errors.AuthsiteError) -> dict[str, Any]:
     """Return the members that a failure adds to its problem."""
-    return {name: getattr(error, name) for name in EXTENSIONS if hasattr(error, name)}
+    found = {name: getattr(error, name, None) for name in EXTENSIONS}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def answer(

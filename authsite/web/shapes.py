@@ -11,6 +11,7 @@ from ..database.models import (
     MAX_DEVICE_NAME,
     MAX_EMAIL,
     MAX_NAME,
+    MAX_PASSKEY_NAME,
     MAX_PHONE,
 )
 
@@ -44,7 +45,7 @@ CODES = {
     "rate_limited": "Too many requests, or too many wrong passwords for one account. Wait for the"
     " seconds in Retry-After.",
     "mfa_required": "The password is right, and the account asks for a second step. Send mfa_token with a"
-    " code to POST /api/v1/auth/login/second-step.",
+    " code, or with what a passkey answers to passkey_options, to POST /api/v1/auth/login/second-step.",
     "invalid_code": "The code is wrong, or has been used: each works once. Ask for the next one.",
     "mfa_token_invalid": "The pending sign-in took more than ten minutes, was completed, or the password"
     " has changed meanwhile. Sign in again.",
@@ -77,6 +78,57 @@ MFA_TOKEN = "WyIwMTkzIl0.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
 REGISTRATION_TOKEN = "ImNsYWltIg.aSRz4A.c2lnbmF0dXJl"  # noqa: S105
 ID = {"type": "string", "format": "uuid", "examples": ["01936f2a-7c4e-7b1d-9a57-3f6b2c1d4e5f"]}
 TIME = {"type": "string", "format": "date-time", "description": "In UTC, ending in Z."}
+CHALLENGE = "bWFkZSBoZXJl"
+REQUEST_OPTIONS = {
+    "challenge": CHALLENGE,
+    "timeout": 600_000,
+    "rpId": "accounts.example.com",
+    "allowCredentials": [],
+    "userVerification": "required",
+}
+CREATION_OPTIONS = {
+    "rp": {"id": "accounts.example.com", "name": "authsite"},
+    "user": {"id": "AZNvKnxO", "name": "ada@example.com", "displayName": "Ada"},
+    "challenge": CHALLENGE,
+    "pubKeyCredParams": [{"type": "public-key", "alg": -7}],
+    "timeout": 600_000,
+    "excludeCredentials": [],
+    "authenticatorSelection": {
+        "residentKey": "required",
+        "requireResidentKey": True,
+        "userVerification": "required",
+    },
+    "attestation": "none",
+}
+ASSERTION = {
+    "id": "a2V5",
+    "rawId": "a2V5",
+    "type": "public-key",
+    "response": {
+        "clientDataJSON": "e30",
+        "authenticatorData": "ZGF0YQ",
+        "signature": "c2lnbmVk",
+        "userHandle": "AZNvKnxO",
+    },
+}
+REGISTRATION = {
+    "id": "a2V5",
+    "rawId": "a2V5",
+    "type": "public-key",
+    "response": {
+        "clientDataJSON": "e30",
+        "attestationObject": "b2JqZWN0",
+        "transports": ["internal"],
+    },
+}
+PASSKEY = {
+    "id": "01937b61-02aa-7f0e-8c11-5f0d7e2b9a45",
+    "name": "Chrome on Windows",
+    "created_at": "2026-11-02T09:15:00.250000Z",
+    "last_used_at": "2026-11-23T17:58:00.500000Z",
+    "is_backed_up": True,
+    "transports": ["hybrid", "internal"],
+}
 USER = {
     "id": "01936f2a-7c4e-7b1d-9a57-3f6b2c1d4e5f",
     "email": "ada@example.com",
@@ -319,9 +371,9 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "max_age": {"type": "integer", "description": "Seconds for which a proof counts."},
             "methods": {
                 "type": "array",
-                "items": text(enum=["password", "otp", "recovery_code"]),
+                "items": text(enum=["password", "otp", "recovery_code", "webauthn"]),
                 "description": "What POST /api/v1/auth/step-up takes: the password, or a code of one of these"
-                " kinds.",
+                " kinds, or what a passkey answers to `publicKey`, which is there with `webauthn`.",
             },
         },
         examples=[{"fresh_until": "2026-11-23T18:14:00Z", "max_age": 600, "methods": ["password"]}],
@@ -376,6 +428,52 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                 "trusted_browsers": 1,
             }
         ],
+    ),
+    "Passkey": _object(
+        "A passkey of the user.",
+        {
+            "id": ID,
+            "name": text(MAX_PASSKEY_NAME),
+            "created_at": TIME,
+            "last_used_at": or_null(TIME),
+            "is_backed_up": {
+                "type": "boolean",
+                "description": "Whether a password manager keeps it; else it is on one device only.",
+            },
+            "transports": {
+                "type": "array",
+                "items": text(),
+                "description": "How a browser may reach it.",
+            },
+        },
+        examples=[PASSKEY],
+    ),
+    "Passkeys": _object(
+        "The user's passkeys, oldest first.",
+        {"passkeys": {"type": "array", "items": "Passkey"}},
+        examples=[{"passkeys": [PASSKEY]}],
+    ),
+    "PasskeyOptions": _object(
+        "What to hand to the browser.",
+        {
+            "publicKey": {
+                "type": "object",
+                "description": "For `PublicKeyCredential.parseRequestOptionsFromJSON`, and its result for"
+                " `navigator.credentials.get` (WebAuthn Level 3).",
+            }
+        },
+        examples=[{"publicKey": REQUEST_OPTIONS}],
+    ),
+    "NewPasskeyOptions": _object(
+        "What to hand to the browser.",
+        {
+            "publicKey": {
+                "type": "object",
+                "description": "For `PublicKeyCredential.parseCreationOptionsFromJSON`, and its result for"
+                " `navigator.credentials.create` (WebAuthn Level 3).",
+            }
+        },
+        examples=[{"publicKey": CREATION_OPTIONS}],
     ),
     "AppSetup": _object(
         "What an authenticator app needs (RFC 6238: SHA-1, 6 digits, 30 seconds).",
@@ -594,6 +692,14 @@ PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
             "description": "The id of one of your sessions. Text that is no id names none: 404.",
             "schema": ID,
             "example": SESSION["id"],
+        },
+    ),
+    "passkey_id": (
+        "path",
+        {
+            "description": "The id of one of your passkeys. Text that is no id names none: 404.",
+            "schema": ID,
+            "example": PASSKEY["id"],
         },
     ),
 }

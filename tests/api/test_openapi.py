@@ -21,6 +21,7 @@ from werkzeug.test import TestResponse
 
 from authsite import accounts, clock, create_app, database, errors, service_clients
 from authsite.extensions import limiter
+from authsite.passkeys import adding
 from authsite.web import openapi, problems
 from tests import services
 from tests.api.conftest import (
@@ -37,6 +38,7 @@ from tests.api.conftest import (
     session_id,
     try_login,
 )
+from tests.authenticator import Authenticator
 from tests.factories import PASSWORD, Phone, turn_on
 
 OPERATION_IDS = {
@@ -79,6 +81,13 @@ OPERATION_IDS = {
     ("DELETE", "/users/me/two-step/app"): "remove_app",
     ("POST", "/users/me/two-step/recovery-codes"): "replace_recovery_codes",
     ("DELETE", "/users/me/trusted-browsers"): "forget_trusted_browsers",
+    ("POST", "/auth/passkey/options"): "passkey_sign_in_options",
+    ("POST", "/auth/login/passkey"): "login_with_passkey",
+    ("GET", "/users/me/passkeys"): "list_passkeys",
+    ("POST", "/users/me/passkeys/options"): "passkey_creation_options",
+    ("POST", "/users/me/passkeys"): "add_passkey",
+    ("PATCH", "/users/me/passkeys/{passkey_id}"): "rename_passkey",
+    ("DELETE", "/users/me/passkeys/{passkey_id}"): "remove_passkey",
     ("GET", "/openapi.json"): "openapi_document",
     ("GET", "/docs"): "docs",
 }
@@ -457,6 +466,29 @@ def beginning(client, access_token):
     return {"SETUP_TOKEN": setup["setup_token"], "CODE": Phone(setup["secret"]).code()}
 
 
+WITH_PASSKEY = {"login_with_passkey", "add_passkey", "rename_passkey", "remove_passkey"}
+
+
+def with_passkey(client, operation_id, access_token):
+    """Return the id of a new passkey, and what a browser writes for the operation."""
+    headers, key = bearer({"access_token": access_token}), Authenticator()
+
+    def made():
+        options = client.post(f"{V1}/users/me/passkeys/options", headers=headers).get_json()
+        return {"credential": key.make(options["publicKey"])}
+
+    added = client.post(f"{V1}/users/me/passkeys", json=made(), headers=headers).get_json()
+    if operation_id == "login_with_passkey":
+        options = client.post(f"{V1}/auth/passkey/options").get_json()["publicKey"]
+        credential = key.sign(options)
+    else:
+        key = Authenticator()
+        credential = made()["credential"]
+    # In a shell what a variable holds is not read again.
+    escaped = json.dumps(credential).replace('"', '\\"')
+    return {"PASSKEY_ID": added["id"], "CREDENTIAL": escaped}
+
+
 def claimed(client, document):
     """Register where addresses are confirmed first, and return the token of the link."""
     client.application.config["EMAIL_VERIFICATION"] = "required"
@@ -484,10 +516,12 @@ def test_each_command_on_the_page_is_answered_as_documented(client, document, pa
         shell = {"REGISTRATION_TOKEN": claimed(client, document)}
     elif operation_id != "register":
         shell = variables(client)
+    if operation_id in WITH_PASSKEY:
+        shell |= with_passkey(client, operation_id, shell["ACCESS_TOKEN"])
     if operation_id == "confirm_app_setup":
         shell |= beginning(client, shell["ACCESS_TOKEN"])
     method, path, operation = document.operations()[operation_id]
-    path = path.replace("{session_id}", "$SESSION_ID")
+    path = path.replace("{session_id}", "$SESSION_ID").replace("{passkey_id}", "$PASSKEY_ID")
     (command,) = (
         each
         for each in page.commands
@@ -516,7 +550,8 @@ def call(client, document, operation_id, held=None, *, session=UNKNOWN_ID, **how
     if "requestBody" in operation and not {"json", "data"} & how.keys():
         ((media_type, content),) = operation["requestBody"]["content"].items()
         how["json" if media_type == "application/json" else "data"] = content["example"]
-    return client.open(path.replace("{session_id}", session), method=method, headers=headers, **how)
+    path = path.replace("{session_id}", session).replace("{passkey_id}", session)
+    return client.open(path, method=method, headers=headers, **how)
 
 
 def deactivated(client, document):
@@ -624,6 +659,79 @@ def with_second_step(operation_id):
     return refused
 
 
+def nowhere(operation_id, **how):
+    """Where the site is reached by an address."""
+
+    def refused(client, document):
+        held = signed_in(client)
+        client.application.config["PASSKEY_RP_ID"] = None
+        return call(client, document, operation_id, held, **how)
+
+    return refused
+
+
+def with_a_passkey_too_many(client, document):
+    held = signed_in(client)
+    body = {"credential": _made(client, held)}
+    call(client, document, "add_passkey", held, json=body)
+    key = Authenticator()
+    options = call(client, document, "passkey_creation_options", held).get_json()["publicKey"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adding, "MOST", 1)
+        body = {"credential": key.make(options)}
+        return call(client, document, "add_passkey", held, json=body)
+
+
+def with_a_passkey_twice(client, document):
+    held, key = signed_in(client), Authenticator()
+    for _ in range(2):
+        body = {"credential": _made(client, held, key)}
+        answer = call(client, document, "add_passkey", held, json=body)
+    return answer
+
+
+def with_a_foreign_page(client, document):
+    held = signed_in(client)
+    body = {"credential": _made(client, held, origin="http://evil.example")}
+    return call(client, document, "add_passkey", held, json=body)
+
+
+def with_no_passkey_of_mine(operation_id, **changed):
+    def refused(client, document):
+        options = client.post(f"{V1}/auth/passkey/options").get_json()["publicKey"]
+        key = Authenticator()
+        key.user_handle = bytes(16)
+        body = {"credential": key.sign(options)}
+        if operation_id == "login_with_passkey":
+            return call(client, document, operation_id, json=body)
+        body["mfa_token"] = begun(client)[1]
+        return call(client, document, operation_id, json=body)
+
+    return refused
+
+
+def with_a_closed_account(code):
+    def refused(client, document):
+        held, key = signed_in(client), Authenticator()
+        body = {"credential": _made(client, held, key)}
+        call(client, document, "add_passkey", held, json=body)
+        if code == "inactive_account":
+            with client.application.app_context():
+                accounts.deactivate(EMAIL)
+        else:
+            client.application.config["EMAIL_VERIFICATION"] = "required"
+        options = client.post(f"{V1}/auth/passkey/options").get_json()["publicKey"]
+        body = {"credential": key.sign(options)}
+        return call(client, document, "login_with_passkey", json=body)
+
+    return refused
+
+
+def _made(client, held, key=None, **changed):
+    answer = client.post(f"{V1}/users/me/passkeys/options", headers=bearer(held))
+    return (key or Authenticator()).make(answer.get_json()["publicKey"], **changed)
+
+
 def with_wrong_code(client, document):
     _phone, mfa_token = begun(client)
     body = {"mfa_token": mfa_token, "code": "000000"}
@@ -687,6 +795,28 @@ REFUSALS = [
     ("login_oauth", 403, "mfa_required", with_second_step("login_oauth")),
     ("complete_login", 400, "mfa_token_invalid", plainly("complete_login")),
     ("complete_login", 403, "invalid_code", with_wrong_code),
+    ("complete_login", 403, "passkey_invalid", with_no_passkey_of_mine("complete_login")),
+    (
+        *("login_with_passkey", 401, "invalid_credentials"),
+        with_no_passkey_of_mine("login_with_passkey"),
+    ),
+    *(
+        ("login_with_passkey", 401, code, with_a_closed_account(code))
+        for code in ("inactive_account", "email_not_verified")
+    ),
+    ("login_with_passkey", 422, "validation_error", plainly("login_with_passkey", json={})),
+    ("passkey_sign_in_options", 409, "passkeys_unavailable", nowhere("passkey_sign_in_options")),
+    ("login_with_passkey", 409, "passkeys_unavailable", nowhere("login_with_passkey")),
+    ("passkey_creation_options", 409, "passkeys_unavailable", nowhere("passkey_creation_options")),
+    ("add_passkey", 409, "passkeys_unavailable", nowhere("add_passkey")),
+    ("add_passkey", 409, "too_many_passkeys", with_a_passkey_too_many),
+    ("add_passkey", 409, "passkey_exists", with_a_passkey_twice),
+    ("add_passkey", 422, "passkey_invalid", with_a_foreign_page),
+    ("add_passkey", *STALE, after(timedelta(minutes=11), "add_passkey")),
+    ("remove_passkey", *STALE, after(timedelta(minutes=11), "remove_passkey")),
+    ("remove_passkey", 404, "not_found", with_token("remove_passkey")),
+    ("rename_passkey", 404, "not_found", with_token("rename_passkey")),
+    ("rename_passkey", 422, "validation_error", with_token("rename_passkey", json={"name": ""})),
     ("begin_app_setup", *STALE, after(timedelta(minutes=11), "begin_app_setup")),
     ("remove_app", *STALE, after(timedelta(minutes=11), "remove_app")),
     ("change_email", *STALE, after(timedelta(minutes=11), "change_email")),
@@ -881,8 +1011,11 @@ def body_of(document, operation_id):
     return content["schema"], content["example"]
 
 
-# Of a step-up the account says whether it is the password or a code.
-@pytest.mark.parametrize("operation_id", [each for each in WITH_BODY if each != "confirm_step_up"])
+# Of a step-up the account says whether it is the password or a code, which may be a passkey instead.
+@pytest.mark.parametrize(
+    "operation_id",
+    [each for each in WITH_BODY if each not in {"confirm_step_up", "complete_login"}],
+)
 def test_members_that_the_document_requires_are_those_that_may_not_lack(
     open_app, document, operation_id
 ):

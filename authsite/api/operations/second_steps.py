@@ -5,6 +5,7 @@ from ...errors import (
     InvalidCode,
     MfaTokenInvalid,
     NoSecondStep,
+    PasskeyInvalid,
     SetupTokenInvalid,
 )
 from ...web import forms, shapes
@@ -14,14 +15,15 @@ from .words import CODE_LOCKOUT
 # By endpoint; the last part of its name is the operation id.
 OPERATIONS: dict[str, Operation] = {
     "api.second_steps.complete_login": Operation(
-        "Finish signing in with a code",
-        "After 403 `mfa_required`, with its `mfa_token`, whichever of the two ways to sign in it came from. A"
-        " wrong code leaves the pending sign-in good. Every token that is not good gets the same answer:"
+        "Finish signing in",
+        "With `code`, or with `credential`: what a passkey has answered to `passkey_options`."
+        " After 403 `mfa_required`, with its `mfa_token`, whichever of the two ways to sign in it came from."
+        " A wrong code leaves the pending sign-in good. Every token that is not good gets the same answer:"
         f" sign in again. {CODE_LOCKOUT}",
         "Tokens",
         form=forms.SecondStepForm,
         example={"mfa_token": shapes.MFA_TOKEN, "code": "492039"},
-        errors=(InvalidCode(field="code"), MfaTokenInvalid()),
+        errors=(InvalidCode(field="code"), PasskeyInvalid(), MfaTokenInvalid()),
         takes_device_id=True,
     ),
     "api.second_steps.get_two_step": Operation(
