@@ -214,3 +214,12 @@ def mailbox() -> Iterator[services.Mailbox]:
     """A real SMTP server; `outbox.deliver()` of an app made with MAIL_SERVER and MAIL_PORT fills it."""
     with services.Mailbox() as box:
         yield box
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The one real Chromium of this process: Playwright runs in it once."""
+    from tests.browser.conftest import running_chromium  # slow to import, and few tests need it
+
+    with running_chromium() as browser:
+        yield browser

@@ -8,7 +8,7 @@ request to anywhere but the site.
 import itertools
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,28 +56,18 @@ def playwright() -> Iterator[Playwright]:
         yield running
 
 
-@pytest.fixture(scope="session")
-def chromium(playwright: Playwright) -> Iterator[Browser]:
-    # The same engine without a window's machinery: half the time for each test.
-    with launched(playwright, "chromium-headless-shell", "chromium") as browser:
-        yield browser
-
-
 @contextmanager
-def launched(
-    playwright: Playwright, *programs: str, arguments: Sequence[str] = ()
-) -> Iterator[Browser]:
-    """Start the first of these programs that there is, with the usual arguments and these."""
-    program = next(filter(None, map(shutil.which, programs)), None)
+def running_chromium() -> Iterator[Browser]:
+    # The same engine without a window's machinery: half the time for each test.
+    program = shutil.which("chromium-headless-shell") or shutil.which("chromium")
     if program is None:
-        services.missing(f"No chromium: install the package {' or '.join(programs)}")
-    browser = playwright.chromium.launch(
-        executable_path=program,
-        args=[*ARGUMENTS, *arguments],
-        ignore_default_args=WITHOUT,
-    )
-    yield browser
-    browser.close()
+        services.missing("No chromium: install the package chromium-headless-shell or chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=ARGUMENTS, ignore_default_args=WITHOUT
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")
