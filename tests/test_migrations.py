@@ -7,6 +7,7 @@ import uuid
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -19,6 +20,7 @@ from authsite import accounts, clock, create_app, database, deletions, sessions
 from authsite.database import Base
 from authsite.database.models import UserSession
 from tests import factories, services
+from tests.bench import rows
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
@@ -201,6 +203,32 @@ def test_a_rotation_changes_no_indexed_column(app_context):
     indexes = inspect(database.engine()).get_indexes("user_sessions")
 
     assert not moving & {column for each in indexes for column in each["column_names"]}
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("blank_url", ["postgresql"], indirect=True)
+def test_a_migration_lets_people_by_while_it_waits_for_who_was_there_before(blank_url):
+    """DP-10: behind a migration that waits for a lock everybody would wait, and in a circle somebody fail."""
+    environ = os.environ | {"DATABASE_URL": blank_url, "SECRET_KEY": services.SECRET_KEY}
+    flask = [sys.executable, "-m", "flask", "db"]
+    run = {"cwd": services.ROOT, "env": environ, "stdout": subprocess.DEVNULL}
+    subprocess.run([*flask, "upgrade"], check=True, **run)
+    dsn = rows.driverless(blank_url)
+    with psycopg.connect(dsn) as slow, psycopg.connect(dsn, autocommit=True) as quick:
+        slow.execute("SELECT * FROM user_sessions")  # and its transaction stays open
+        migrating = subprocess.Popen([*flask, "downgrade", "0001"], **run)
+        try:
+            services.wait_until(lambda: quick.execute(WAITS_FOR_TABLES).fetchone(), seconds=60)
+            quick.execute("SET lock_timeout = '30s'")
+            for _ in range(3):
+                quick.execute("SELECT * FROM user_sessions")
+            assert migrating.poll() is None
+        finally:
+            slow.rollback()
+        assert migrating.wait(timeout=60) == 0
+
+
+WAITS_FOR_TABLES = "SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted"
 
 
 def test_each_file_has_its_migrations_name_and_they_follow_one_another():

@@ -28,28 +28,33 @@ class Scale(NamedTuple):
     events: int = 0
 
 
-def migrate(url: str) -> None:
+def migrate(url: str, revision: str = "head") -> None:
     app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
     with app.app_context():
-        upgrade()
+        upgrade(revision=revision)
         database.engine().dispose()
 
 
-def fill(url: str, scale: Scale, *, hasher: PasswordHasher = hashing.HASHER) -> None:
+def fill(
+    url: str, scale: Scale, *, hasher: PasswordHasher = hashing.HASHER, revision: str = "head"
+) -> None:
     """Migrate an empty PostgreSQL database and fill it; every account has PASSWORD.
 
     Of a user's sessions every second one has ended, and those were of the device that the workloads sign in
     with: its owner is not told of it. The indexes are made afterwards and foreign keys are
     not asked: ten million rows take minutes instead of an hour, and the tables are the same.
     """
-    migrate(url)
+    migrate(url, revision)
     with psycopg.connect(driverless(url), autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")
         connection.execute("SET synchronous_commit = off")
         connection.execute("SET maintenance_work_mem = '512MB'")
         connection.execute(FUNCTIONS)
         connection.execute(USERS, {"users": scale.users, "hash": hasher.hash(PASSWORD)})
-        connection.execute("INSERT INTO user_emails (email, user_id) SELECT email, id FROM users")
+        if revision == "head":
+            connection.execute(
+                "INSERT INTO user_emails (email, user_id) SELECT email, id FROM users"
+            )
         index = connection.execute(INDEX).fetchone()
         assert index is not None
         connection.execute(f"DROP INDEX {index[0]}")
@@ -59,8 +64,7 @@ def fill(url: str, scale: Scale, *, hasher: PasswordHasher = hashing.HASHER) -> 
             connection.execute(f"DROP INDEX {EVENTS_INDEX}")
             connection.execute(EVENTS, scale._asdict())
             connection.execute(f"CREATE INDEX {EVENTS_INDEX} ON account_events (user_id, id)")
-        for table in ("users", "user_emails", "user_sessions", "account_events"):
-            connection.execute(f"VACUUM ANALYZE {table}")
+        connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")
 
 
