@@ -116,12 +116,22 @@ def due_at(user_id: uuid.UUID, now: datetime) -> datetime:
     return max(now + days, (kept and kept[0]) or now)
 
 
-def find(token: str) -> Account:
-    """Return the account that a live link keeps; raise EmailTokenInvalid. Nothing is used up."""
-    row = database.row(_SCHEDULED, _read(token))
+def scheduled_for(user_id: uuid.UUID) -> datetime | None:
+    """Return when the account will be deleted, None where it stays."""
+    row = database.row(_LOOK, {"owner_id": user_id})
+    return None if row is None else row.delete_after
+
+
+def find(token: str) -> tuple[Account, datetime]:
+    """Return the account that a live link keeps, and until when; raise EmailTokenInvalid.
+
+    Nothing is used up.
+    """
+    key = _read(token)
+    row = database.row(_SCHEDULED, key)
     if row is None:
         raise EmailTokenInvalid
-    return Account._make(row)
+    return Account._make(row), key["after"]
 
 
 def keep(
@@ -133,7 +143,7 @@ def keep(
     what has ended stays so. `email` is what the person typed, InvalidInput if it is not the account's. Raise
     EmailTokenInvalid, also for a second use.
     """
-    key, account = _read(token), find(token)
+    key, (account, _) = _read(token), find(token)
     if spelling.canonical_email(email) != account.email:
         raise InvalidInput([("email", OTHER_ADDRESS)])
     # Of nobody's password: guessing at it takes the time that any other takes.
@@ -174,8 +184,7 @@ def delete_due(*, batch_size: int = BATCH) -> Iterator[int]:
 
 def count_due() -> int:
     """Return how many accounts are due."""
-    found = database.row(_COUNT_DUE, {"now": clock.now()})
-    return found[0] if found else 0
+    return database.count(User, User.delete_after <= clock.now())
 
 
 def _schedule(
@@ -282,6 +291,7 @@ _LOCK_EVEN_CLOSED = (
     .where(_IS_OWN)
     .with_for_update(key_share=True)
 )
+_LOOK = select(User.delete_after).where(_IS_OWN)
 _LOCK = _LOCK_EVEN_CLOSED.where(User.is_active)
 _KEPT_UNTIL = select(func.max(UserEmail.kept_until)).where(UserEmail.user_id == _OWNER_ID)
 _CLOSE = update(User).where(_IS_OWN).values(is_active=False, delete_after=_AFTER, updated_at=_NOW)
@@ -300,7 +310,6 @@ _IS_DUE = User.delete_after <= _NOW
 _NEXT_DUE = (
     select(User.id).where(_IS_DUE, User.id > bindparam("last", type_=Uuid())).order_by(User.id)
 ).limit(1)
-_COUNT_DUE = select(func.count()).select_from(User).where(_IS_DUE)
 _DUE = select(User.id, User.email).where(_IS_OWN, _IS_DUE)
 _WAIT_FOR = _DUE.with_for_update()
 _CLAIM = _DUE.with_for_update(skip_locked=True)

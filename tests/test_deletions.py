@@ -333,7 +333,7 @@ def test_the_mails_say_until_when_it_can_be_kept_and_that_it_is_gone(
         assert mailbox.subjects == ["Your authsite account will be deleted on 3 December 2026"]
         assert "before 3 December 2026, 18:04 UTC" in mailbox.text()
         token = mailbox.token("/keep-account")
-        assert deletions.find(token).id == ada.id
+        assert deletions.find(token)[0].id == ada.id
         later(time_machine)
         assert delete_due() == 1
         outbox.deliver()

@@ -18,6 +18,7 @@ from . import (
     answers,
     bindings,
     confirmations,
+    deletions,
     email_changes,
     exports,
     not_me,
@@ -43,6 +44,7 @@ for _child in (
     passwords.blueprint,
     second_steps.blueprint,
     exports.blueprint,
+    deletions.blueprint,
     sessions.blueprint,
 ):
     _child.before_request(authentication.from_cookie)

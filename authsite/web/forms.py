@@ -18,6 +18,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 from wtforms import BooleanField, EmailField, Field, PasswordField, StringField, ValidationError
 from wtforms import Form as WTForm
+from wtforms.validators import AnyOf
 
 from .. import password_policy, spelling
 from ..database.models import MAX_DEVICE_NAME, MAX_EMAIL, MAX_NAME, MAX_PASSKEY_NAME, MAX_PHONE
@@ -426,6 +427,27 @@ class ChangeEmailForm(ConfirmingForm):
 
 class ExportForm(ConfirmingForm):
     """Asks for the file; there is nothing to say but who it is."""
+
+
+class DeleteAccountForm(ConfirmingForm):
+    """Asks for the password always, and for a code too where that is what is not fresh."""
+
+    CONFIRMING = ("current_code",)
+
+    current_password = PasswordField(
+        "Enter your password to confirm it is you",
+        validators=[
+            Text("Enter your password to confirm it is you", most=4096, name="Your password")
+        ],
+    )
+
+
+class KeepAccountForm(EmailForm):
+    """Which of two buttons was pressed, and the address that a link went to."""
+
+    choice = StringField(
+        "Choice", validators=[AnyOf(("keep", "keep_and_reset"), "Choose what to do")]
+    )
 
 
 class AppForm(ConfirmingForm):

@@ -47,6 +47,7 @@ FORMS = {
     "/account/devices/{other}/rename": {"name": "Eve's"},
     "/account/devices/{other}/revoke": {},
     "/account/devices/revoke-others": {},
+    "/account/delete": {"current_password": PASSWORD},
     "/logout": {},
 }
 SECURITY_HEADERS = {
