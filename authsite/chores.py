@@ -19,6 +19,7 @@ from . import (
     activity,
     clock,
     database,
+    deletions,
     email_changes,
     events,
     passwords,
@@ -47,7 +48,10 @@ class Chore(NamedTuple):
 class Rota:
     """When the chores of this process are due, and how far the present run has come."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, chores: Callable[[], list[Chore]] | None = None, *, every: timedelta = EVERY
+    ) -> None:
+        self._chores, self._every = chores or (lambda: CHORES), every
         # With jitter, as many processes may start together.
         first_after = random.uniform(*FIRST_AFTER_SECONDS)  # noqa: S311
         self._due_at = clock.now() + timedelta(seconds=first_after)
@@ -68,7 +72,7 @@ class Rota:
         before, started = clock.now() - KEEP, time.monotonic()
         deleted: Counter[str] = Counter()
         failed: dict[str, str] = {}
-        for chore in CHORES:
+        for chore in self._chores():
             try:
                 for count in chore.batches(before):
                     deleted[chore.name] += count
@@ -76,7 +80,9 @@ class Rota:
             except Exception as error:
                 failed[chore.name] = faults.describe(error)
                 yield True
-        self._due_at = clock.now() + (AFTER_A_FAULT if failed else EVERY)
+        self._due_at = clock.now() + (AFTER_A_FAULT if failed else self._every)
+        if self._every < EVERY and not failed and not deleted.total():
+            return  # each hour that nothing was to be done is no news
         outcome = "error" if failed else "success"
         events.record(
             "cleanup",
@@ -113,6 +119,9 @@ BESIDE_SESSIONS = [
     Chore("spent_tokens", lambda _before: pending.delete_spent()),
     Chore("adopted", _adopt),
 ]
+# A day was named to the owner: it shall not be the next one.
+EVERY_HOUR = timedelta(hours=1)
+HOURLY = [Chore("accounts", lambda _before: deletions.delete_due())]
 CHORES = [
     Chore("sessions", _dead_sessions),
     *BESIDE_SESSIONS,

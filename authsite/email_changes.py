@@ -238,7 +238,16 @@ def change_by_operator(email: str, new_email: str) -> Account:
 
 def delete_dead(before: datetime) -> Iterator[int]:
     """Delete changes that were over before, in short transactions; yield how many in each."""
-    is_over = or_(
+    yield from database.delete_in_batches(EmailChange.id, _was_over(before))
+
+
+def count_dead(before: datetime) -> int:
+    """Return how many changes `delete_dead` would delete."""
+    return database.count(EmailChange, _was_over(before))
+
+
+def _was_over(before: datetime) -> Any:
+    return or_(
         EmailChange.ended_at < before,
         and_(EmailChange.confirmed_at.is_(None), EmailChange.expires_at < before),
         and_(
@@ -246,7 +255,6 @@ def delete_dead(before: datetime) -> Iterator[int]:
             or_(EmailChange.undo_until.is_(None), EmailChange.undo_until < before),
         ),
     )
-    yield from database.delete_in_batches(EmailChange.id, is_over)
 
 
 def _may_mail(user_id: uuid.UUID, new_email: str) -> bool:

@@ -116,6 +116,11 @@ def delete_expired() -> Iterator[int]:
     yield from database.delete_in_batches(Registration.id, Registration.expires_at < clock.now())
 
 
+def count_expired() -> int:
+    """Return how many claims `delete_expired` would delete."""
+    return database.count(Registration, Registration.expires_at < clock.now())
+
+
 _LIVE = select(*Registration.__table__.c).where(
     Registration.id == bindparam("claim_id"), Registration.expires_at > bindparam("now")
 )

@@ -24,6 +24,7 @@ EXCEPTIONS = {
     "authsite.accounts.adopt": "lists addresses of all who registered during a release",
     "authsite.activity.count_before": "cleans up",
     "authsite.activity.delete_old": "cleans up",
+    "authsite.email_changes.count_dead": "cleans up",
     "authsite.email_changes.delete_dead": "cleans up",
     "authsite.mail.outbox._recipient": "tells whether a claimed address has an account",
     "authsite.mail.outbox.depth": "counts, for the operator",

@@ -10,12 +10,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from authsite import accounts, chores, clock, database, passwords
+from authsite import accounts, chores, clock, database, deletions, passwords
 from authsite.database.models import (
     AccountEvent,
     PasswordReset,
     SignInFailures,
     SpentToken,
+    User,
     UserSession,
 )
 from authsite.errors import InvalidCredentials
@@ -176,3 +177,19 @@ def test_mail_passes_a_clean_up_and_a_stop_ends_it_in_its_midst(
     assert count(SpentToken) > 0
     assert '"cleanup"' not in output
     assert "Traceback" not in output
+
+
+def test_accounts_that_are_due_go_within_the_hour_and_an_idle_hour_is_no_news(
+    ada, time_machine, caplog
+):
+    """The day that was named to the owner is the day."""
+    rota = chores.Rota(lambda: chores.HOURLY, every=chores.EVERY_HOUR)
+    deletions.request_by_operator(ada.email)
+    run_due(time_machine, timedelta(days=7) - timedelta(minutes=30), rota)
+    assert (count(User), events_of(caplog)) == (1, [])
+    run_due(time_machine, timedelta(hours=1), rota)
+
+    assert count(User) == 0
+    assert [(told["outcome"], told["chores"]) for told in events_of(caplog)] == [
+        ("success", {"accounts": 1})
+    ]

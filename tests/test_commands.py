@@ -13,15 +13,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
 
 from authsite import (
     accounts,
+    activity,
     clock,
     commands,
     config,
     database,
     outboxes,
     passwords,
+    registrations,
     service_clients,
     sessions,
     throttling,
@@ -91,6 +94,7 @@ OURS = sorted(
 ANSWERS = [
     ["cleanup-sessions", "--json"],
     ["cleanup-activity", "--json"],
+    ["cleanup-accounts", "--json"],
     ["session-stats", "--json"],
     ["reencrypt-secrets", "--json"],
     ["list-sessions", "ada@example.com", "--json"],
@@ -921,3 +925,63 @@ def test_the_walk_through_of_a_complaint_does_what_it_says(cli, ada):
     assert not sessions.active_for(ada.id)
     assert accounts.authenticate(ada.email, PASSWORD).account.id == ada.id
     assert count(PasswordReset) == 1
+
+
+# Deletions
+
+
+def test_deleting_an_account_waits_and_can_be_taken_back(cli, app, ada):
+    result = cli("delete-user", ada.email)
+    day = clock.now() + timedelta(days=7)
+    assert result.stdout == f"{ada.email} will be deleted on {day.day} {day:%B %Y}.\n"
+    assert "to be deleted 2" in cli("show-user", ada.email).stdout
+    again = cli("delete-user", ada.email)
+    assert (again.exit_code, "will be deleted" in again.output) == (1, True)
+    assert cli("deactivate-user", ada.email).exit_code == 1
+    assert cli("activate-user", ada.email).exit_code == 0
+    assert "open" in cli("show-user", ada.email).stdout
+
+
+def test_deleting_at_once_leaves_nobody(cli, ada):
+    assert cli("delete-user", ada.email, "--now").stdout == f"Deleted {ada.email}.\n"
+    again = cli("delete-user", ada.email, "--now")
+    assert (again.exit_code, "No account has this email address" in again.output) == (1, True)
+
+
+def test_cleaning_up_accounts_takes_what_is_due_and_says_what(cli, ada, time_machine):
+    registrations.claim(
+        email="joan@example.com",
+        password=PASSWORD,
+        first_name="Joan",
+        device_name="curl",
+        ip_address=None,
+    )
+    cli("delete-user", ada.email)
+    assert json.loads(cli("cleanup-accounts", "--json").stdout)["accounts"] == 0
+    time_machine.move_to(clock.now() + timedelta(days=7), tick=False)
+    would = cli("cleanup-accounts", "--dry-run")
+    assert would.stdout == "Would delete 1 accounts, 1 claims, 0 changes.\n"
+    assert cli("show-user", ada.email).exit_code == 0
+    assert cli("cleanup-accounts").stdout == "Deleted 1 accounts, 1 claims, 0 changes.\n"
+    assert cli("show-user", ada.email).exit_code == 1
+    assert cli("cleanup-accounts").stdout == "Deleted 0 accounts, 0 claims, 0 changes.\n"
+    assert cli("cleanup-accounts", "--batch-size", "0").exit_code == 2
+
+
+def test_cleaning_up_does_all_three_though_one_fails(cli, ada, time_machine, monkeypatch):
+    cli("delete-user", ada.email)
+    factories.session_rows(ada, 2, age=timedelta(days=90))
+    time_machine.move_to(clock.now() + timedelta(days=8), tick=False)
+    would = cli("cleanup", "--dry-run")
+    assert "Would delete 2 sessions" in would.stdout
+    assert "Would delete 1 accounts" in would.stdout
+
+    def fail(*_, **__):
+        raise OperationalError("DELETE", {}, Exception("gone"))
+        yield
+
+    monkeypatch.setattr(activity, "delete_old", fail)
+    result = cli("cleanup")
+    assert result.exit_code == 1
+    assert "Deleted 2 sessions" in result.stdout
+    assert "Deleted 1 accounts" in result.stdout

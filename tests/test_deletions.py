@@ -1,5 +1,6 @@
 """Deleting an account: closed at once, kept by its mail, and in the end nothing is left of it."""
 
+import json
 from collections import Counter
 from datetime import timedelta
 from itertools import pairwise
@@ -14,6 +15,7 @@ from authsite import (
     database,
     deletions,
     email_changes,
+    passkeys,
     passwords,
     registrations,
     second_steps,
@@ -49,6 +51,7 @@ from authsite.errors import (
 from authsite.mail import outbox, quotas
 from authsite.second_steps import pending
 from tests import factories, services
+from tests.authenticator import Authenticator
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.test_webhooks import SECRET, Receiver
 
@@ -525,6 +528,9 @@ def live(email: str, first_name: str) -> sessions.Resumed:
     registrations.claim(email=email, password=NEW_PASSWORD, first_name=first_name, **FROM)
     sessions.trust(person.id, device_id=BROWSER, **FROM)
     quotas.count(person.id, "new_device")
+    options = passkeys.creation_options(person, session.id)
+    made = json.dumps(Authenticator().make(options))
+    passkeys.add(person.id, session.id, made, name="Her stick", is_api=True)
     pending.spend_once("not_me session", email, expires_at=clock.now() + WEEK)
     addresses.verify_by_operator(email)
     _change_address(session, f"new-{email}")

@@ -9,6 +9,7 @@ from .. import (
     accounts,
     activity,
     addresses,
+    deletions,
     email_changes,
     events,
     exports,
@@ -87,6 +88,19 @@ def activate_user(email: str) -> None:
     click.echo(f"Activated {accounts.activate(email).email}.")
 
 
+@blueprint.cli.command("delete-user")
+@click.argument("email")
+@click.option("--now", "is_at_once", is_flag=True, help="Wait for nothing; nobody can keep it.")
+@reporting
+def delete_user(email: str, is_at_once: bool) -> None:
+    """Close an account and delete it ACCOUNT_DELETION_DAYS later; its owner is mailed how to keep it."""
+    account, delete_after = deletions.request_by_operator(email, is_at_once=is_at_once)
+    if delete_after is None:
+        click.echo(f"Deleted {account.email}.")
+    else:
+        click.echo(f"{account.email} will be deleted on {times.utc_full_date(delete_after)}.")
+
+
 @on_account("set-password")
 def set_password(email: str) -> None:
     """Set an account's password and end its sessions."""
@@ -132,7 +146,7 @@ def show_user(email_or_id: str) -> None:
         "email": account.email,
         "confirmed": times.iso(account.email_verified_at) if account.email_verified_at else "no",
         "created": times.iso(account.created_at),
-        "state": "open" if account.is_active else "deactivated",
+        "state": _state(account),
         "superuser": "yes" if account.is_superuser else "no",
         "wrong passwords": throttling.failures(account.email),
         "wrong codes": throttling.wrong_second_steps(account.id),
@@ -173,3 +187,10 @@ def _find(email_or_id: str) -> Account:
         return accounts.find_by_id(user_id)
     except UnknownAccount:
         raise UnknownAccount("No account has this id") from None
+
+
+def _state(account: Account) -> str:
+    if account.is_active:
+        return "open"
+    delete_after = deletions.scheduled_for(account.id)
+    return f"to be deleted {times.iso(delete_after)}" if delete_after else "deactivated"

@@ -29,7 +29,7 @@ def work_until_stopped() -> None:
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
     telling = _start_telling(lambda: bool(told))
-    rota = chores.Rota()
+    rotas = [chores.Rota(), chores.Rota(lambda: chores.HOURLY, every=chores.EVERY_HOUR)]
     news = faults.News("worker")
     while not told:
         try:
@@ -39,7 +39,8 @@ def work_until_stopped() -> None:
             # The database may be back at the next turn.
             news.tell(faults.describe(error))
         # What is written for requests goes first, and so does the mail that has come meanwhile.
-        seconds = PAUSE_BETWEEN_BATCHES if not told and rota.turn() else TURN_SECONDS
+        is_more_due = not told and max(each.turn() for each in rotas)
+        seconds = PAUSE_BETWEEN_BATCHES if is_more_due else TURN_SECONDS
         next_turn = time.monotonic() + seconds
         while not told and (left := next_turn - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))

@@ -263,6 +263,12 @@ def is_among(column: Any, ids: Select[Any]) -> ColumnElement[bool]:
     return cast("ColumnElement[bool]", column == func.any(func.array(ids.scalar_subquery())))
 
 
+def count(table: Any, condition: ColumnElement[bool]) -> int:
+    """Return how many rows of the table meet the condition."""
+    found = row(select(func.count()).select_from(table).where(condition))
+    return found[0] if found else 0
+
+
 def delete_in_batches(key: Any, is_dead: ColumnElement[bool]) -> Iterator[int]:
     """Delete rows by their primary key in short transactions; yield how many in each.
 
