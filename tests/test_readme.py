@@ -2,6 +2,8 @@
 
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +45,33 @@ def test_the_two_commands_are_the_ones_that_are_promised():
     section = README.split("## Run it, test it")[1].split("\n## ")[0]
     commands = re.findall(r"```sh\n(.*?)\n```", section, re.S)
     assert [command.rsplit("/", 1)[1] for command in commands] == ["flask run", "pytest"]
+
+
+def test_a_command_finds_the_settings_of_the_units(tmp_path):
+    """In a development's database nobody would find whom he looks for."""
+    block = next(
+        each for each in re.findall(r"```sh\n(.*?)```", README, re.S) if "check-config" in each
+    )
+    settings = tmp_path / "authsite.env"
+    settings.write_text(
+        "APP_ENV=production\nTRUSTED_PROXY_HOPS=1\nPUBLIC_BASE_URL=https://accounts.example.com\n"
+        f"SECRET_KEY={services.SECRET_KEY}\nDATABASE_URL='postgresql://me:p$w d&1@127.0.0.1/a'\n"
+        "SITE_NAME='Example & $Sons'\nMAIL_SERVER=smtp.example.com\n"
+    )
+    flask = f"{Path(sys.executable).parent}/flask"
+    script = block.replace("/etc/authsite.env", str(settings)).replace(".venv/bin/flask", flask)
+    done = subprocess.run(
+        ["sh", "-euc", f'{script}\nprintf "%s\\n" "$SITE_NAME" "$DATABASE_URL"'],
+        cwd=services.ROOT,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "The settings are good.",
+        "Example & $Sons",
+        "postgresql://me:p$w d&1@127.0.0.1/a",
+    ]
