@@ -4,7 +4,8 @@ import base64
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.exc import IntegrityError
 
 from authsite import (
     accounts,
@@ -211,6 +212,20 @@ def test_a_wish_of_a_session_that_has_ended_meanwhile_is_none(ada, session):
         ask(session, E2)
 
     assert (waiting(ada), names(), kinds(ada)) == (None, [], [])
+
+
+def test_the_database_itself_lets_one_change_wait(ada, session):
+    """LIFE §8.2: whatever code forgets to lock."""
+    ask(session, E2)
+    now = clock.now()
+    addresses_of = {"old_email": E1, "new_email": E3, "old_was_verified": True}
+    at = {"created_at": now, "expires_at": now + WEEK}
+    with pytest.raises(IntegrityError):
+        database.run(insert(EmailChange), {"id": "x", "user_id": ada.id} | addresses_of | at)
+    over = {"ended_at": now}
+    database.run(insert(EmailChange), {"id": "y", "user_id": ada.id} | addresses_of | at | over)
+
+    assert waiting(ada) == E2
 
 
 # Confirming

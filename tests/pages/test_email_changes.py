@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import select
 
-from authsite import addresses, database
+from authsite import accounts, addresses, database
 from authsite.crypto import tokens
 from authsite.database.models import EmailChange, UserSession
 from tests import services
 from tests.api.conftest import change_token
-from tests.factories import PASSWORD
+from tests.factories import PASSWORD, turn_on
 from tests.pages.conftest import (
     EMAIL,
     OTHER_EMAIL,
@@ -116,6 +116,35 @@ def test_elsewhere_the_password_changes_the_address_and_signs_in(app, ada, open_
     assert flash(browser.get(answer.location)) == f"Your email address is now {NEW}."
     assert browser.is_signed_in()
     assert ada.is_signed_in()
+
+
+def test_where_nobody_signs_in_unconfirmed_the_new_mailbox_is_proof_enough(
+    app, browser, open_browser
+):
+    """A mistyped address must not lock its owner out: he may correct it where he is still signed in."""
+    browser.register("adda@example.com")
+    app.config["EMAIL_VERIFICATION"] = "required"
+    ask(browser)
+    browser.sign_out()
+    open_link(browser)
+    answer = browser.post("/confirm-email", password=PASSWORD)
+
+    assert (answer.status_code, address(app)) == (303, NEW)
+    assert browser.is_signed_in()
+
+
+def test_who_has_a_second_step_is_asked_for_it_after_the_password(app, ada, open_browser):
+    """The address is changed by mailbox and password; nobody is signed in by them."""
+    ask(ada)
+    with app.app_context():
+        turn_on(accounts.find_by_email(EMAIL))
+    browser = open_browser()
+    open_link(browser)
+    answer = browser.post("/confirm-email", password=PASSWORD)
+
+    assert (answer.location, address(app)) == ("/login/second-step", NEW)
+    assert not browser.is_signed_in()
+    assert f"Your email address is now {NEW}." in words(browser.get(answer.location))
 
 
 def test_the_button_alone_changes_nothing_elsewhere(app, ada, open_browser):
