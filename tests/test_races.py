@@ -1,6 +1,7 @@
 """Races: what holds when everything happens at once, in threads, in processes, and when one is killed."""
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from datetime import timedelta
 import pytest
 import requests
 from flask_migrate import upgrade
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from authsite import (
     accounts,
@@ -25,15 +26,26 @@ from authsite import (
     database,
     email_changes,
     passwords,
+    second_steps,
     sessions,
     throttling,
 )
 from authsite.crypto import tokens
-from authsite.database.models import EmailChange, OutgoingMail, PasswordReset, SignInFailures, User
+from authsite.database.models import (
+    AuthenticatorApp,
+    EmailChange,
+    OutgoingMail,
+    PasswordReset,
+    RecoveryCode,
+    SignInFailures,
+    User,
+    UserSession,
+)
 from authsite.errors import (
     AuthsiteError,
     InvalidCredentials,
     ResetTokenInvalid,
+    SecondStepRequired,
     ServiceBusy,
     SessionRevoked,
     TooManyAttempts,
@@ -357,11 +369,16 @@ class Visitor:
         self.site = site
 
     def post(self, path: str, *, bearer: str | None = None, **body) -> requests.Response:
+        return self.send("POST", path, bearer=bearer, **body)
+
+    def send(
+        self, method: str, path: str, *, bearer: str | None = None, **body
+    ) -> requests.Response:
         headers = {"Connection": "close"}
         if bearer:
             headers["Authorization"] = f"Bearer {bearer}"
         url = f"{self.site.url}/api/v1{path}"
-        return requests.post(url, json=body, headers=headers, timeout=30)
+        return requests.request(method, url, json=body, headers=headers, timeout=30)
 
     def get(self, path: str, *, bearer: str) -> requests.Response:
         headers = {"Connection": "close", "Authorization": f"Bearer {bearer}"}
@@ -545,6 +562,139 @@ def test_an_undo_on_a_page_wins_over_whatever_the_workers_do_meanwhile(
         assert accounts.find_by_id(ada.id).email == email
         assert sessions.active_for(ada.id) == []
         assert visitor.post("/auth/login", email=email, password=PASSWORD).status_code == 401
+
+
+# The second step (FACTORS 7). The password before it is not the subject: the tokens are made here.
+
+
+def pending_sign_in(account, password: str = PASSWORD) -> str:
+    """Return the `mfa_token` of a right password; each is of a sign-in of its own."""
+    with pytest.raises(SecondStepRequired) as required:
+        second_steps.require(accounts.authenticate(account.email, password), entrance="api")
+    return required.value.mfa_token
+
+
+def fresh_bearer(held: sessions.Grant) -> str:
+    return tokens.access_token(
+        user_id=held.user_id,
+        session_id=held.session_id,
+        issued_at=held.issued_at,
+        authenticated_at=held.authenticated_at,
+    )
+
+
+def second_step(visitor: Visitor, token: str, code: str) -> Callable[[], requests.Response]:
+    return lambda: visitor.post("/auth/login/second-step", mfa_token=token, code=code)
+
+
+def sessions_of(account) -> int:
+    return len(sessions.active_for(account.id))
+
+
+def unspend(phone: factories.Phone) -> str:
+    """Return the app's code of now, as if none had been shown yet."""
+    database.run(update(AuthenticatorApp).values(last_step=0))
+    return phone.code()
+
+
+@pytest.mark.parametrize("kind", ["app", "recovery"])
+def test_one_code_over_all_workers_makes_one_session(owner, visitor, kind):
+    """As many at once as the count of wrong ones lets through: five, before they are looked at."""
+    phone, paper = factories.turn_on(owner)
+    for on_paper in paper:
+        code = unspend(phone) if kind == "app" else on_paper
+        before = sessions_of(owner)
+        pending = [pending_sign_in(owner) for _ in range(5)]
+        answers = together(*(second_step(visitor, token, code) for token in pending))
+
+        assert Counter(answer.status_code for answer in answers) == {200: 1, 403: 4}
+        assert sessions_of(owner) == before + 1
+        throttling.forget_second_step(owner.id)
+
+
+def test_one_pending_sign_in_with_two_good_factors_over_all_workers_makes_one_session(
+    owner, visitor
+):
+    """And what lost is not burnt: it goes on being good."""
+    phone, paper = factories.turn_on(owner)
+    for code in paper:
+        token, before = pending_sign_in(owner), sessions_of(owner)
+        app_code = unspend(phone)
+        answers = together(second_step(visitor, token, app_code), second_step(visitor, token, code))
+        by_app, by_paper = (answer.status_code for answer in answers)
+
+        assert sorted((by_app, by_paper)) == [200, 400]
+        assert sessions_of(owner) == before + 1
+        throttling.forget_second_step(owner.id)
+        lost = app_code if by_paper == 200 else code
+        assert second_step(visitor, pending_sign_in(owner), lost)().status_code == 200
+
+
+def test_turning_it_on_while_a_password_signs_in_over_all_workers_leaves_no_later_session_of_it(
+    owner, visitor
+):
+    """Whoever comes first: none with the password alone after."""
+    for _ in range(8):
+        held = factories.grant(owner)
+        setup = second_steps.apps.begin(owner, held.session_id)
+        turned_on, *signed_in = together(
+            functools.partial(
+                visitor.send,
+                "PUT",
+                "/users/me/two-step/app",
+                bearer=fresh_bearer(held),
+                setup_token=setup.setup_token,
+                code=factories.Phone(setup.secret).code(),
+            ),
+            *[lambda: visitor.post("/auth/login", email=owner.email, password=PASSWORD)] * 3,
+        )
+        later = select(UserSession.id).where(
+            UserSession.signed_in_with == "password",
+            UserSession.created_at > select(User.two_step_since).scalar_subquery(),
+        )
+
+        assert turned_on.status_code == 200, turned_on.text
+        assert {answer.status_code for answer in signed_in} <= {200, 401, 403}
+        assert count(later) == 0
+        second_steps.apps.remove(owner.id)
+
+
+def test_a_second_step_that_races_a_change_of_the_password_leaves_no_session(
+    database_of_site, visitor
+):
+    """PW-13 over all workers: it is refused, or its session ends with the change."""
+    body = {"current_password": PASSWORD, "new_password": NEW_PASSWORD}
+    for number in range(5):
+        account = factories.account(f"ada{number}@example.com")
+        held = factories.grant(account)
+        _, paper = factories.turn_on(account)
+        token = pending_sign_in(account)
+        changed, stepped = together(
+            functools.partial(
+                visitor.send, "PATCH", "/users/me/password", bearer=fresh_bearer(held), **body
+            ),
+            second_step(visitor, token, paper[0]),
+        )
+
+        assert changed.status_code == 200, changed.text
+        assert stepped.status_code in {200, 400}
+        assert [row.id for row in sessions.active_for(account.id)] == [held.session_id]
+
+
+def test_new_sets_of_recovery_codes_over_all_workers_leave_one(owner, visitor):
+    bearer = fresh_bearer(factories.grant(owner))
+    factories.turn_on(owner)
+    for _ in range(8):
+        seen = {"replaces": str(second_steps.recovery.current_set(owner.id))}
+        ask = functools.partial(
+            visitor.send, "POST", "/users/me/two-step/recovery-codes", bearer=bearer, **seen
+        )
+        answers = together(*[ask] * 3)
+
+        assert Counter(answer.status_code for answer in answers) == {200: 1, 409: 2}
+        [made] = [answer.json() for answer in answers if answer.status_code == 200]
+        rows = database.rows(select(RecoveryCode.set_id))
+        assert [str(row.set_id) for row in rows] == [made["set_id"]] * 10
 
 
 def test_wrong_passwords_over_all_workers_share_one_counter(owner, visitor):
