@@ -46,6 +46,8 @@ def bind() -> ResponseReturnValue:
 @limits.prove_binding
 def refresh() -> ResponseReturnValue:
     """Ask for a proof of the session's key, or take one and let the cookie go on."""
+    if g.unproven.bound_at is None:
+        return _refused()
     text = bindings.proof()
     try:
         value = sessions.prove(g.unproven, text) if text is not None else None

@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from authsite import accounts, database
+from authsite import accounts, clock, database, sessions
 from authsite.database.models import OutgoingMail
 from authsite.extensions import limiter
 from tests import services
@@ -325,9 +325,24 @@ def test_nothing_is_to_be_had_for_a_session_that_has_ended(app, bound):
 def test_a_session_that_was_never_bound_gives_out_nothing_for_its_name(app, browser):
     browser.sign_up()
     name = {"Sec-Secure-Session-Id": str(browser.session_id())}
-    answer = BindingBrowser(app).tell(REFRESH, **name)
-    assert (answer.status_code, CHALLENGE in answer.headers) == (403, False)
-    assert browser.refresh().status_code == 403
+    for one in (BindingBrowser(app), browser):
+        answer = one.tell(REFRESH, **name)
+        assert (answer.status_code, CHALLENGE in answer.headers) == (403, False)
+
+
+def test_a_challenge_for_the_one_thing_is_none_for_the_other(app, browser, later):
+    """Else whoever copies the cookie of a session that is not bound could bind it to a key of their own."""
+    offered_to_bind = browser.sign_up()
+    with app.app_context():
+        owner = accounts.find_by_email(EMAIL)
+        session, _ = sessions.resume_product(browser.session_id(), owner.id)
+        assert browser.bind(sessions.challenge_to_prove(session)).status_code == 403
+        assert browser.bind(offered_to_bind).status_code == 200
+        later(timedelta(seconds=1))
+        held = sessions.Grant(session.id, owner.id, clock.now(), session.expires_at)
+        proof = browser.key.proof(sessions.challenge_to_bind(held))
+    assert browser.tell(REFRESH, proof).status_code == 403
+    assert browser.refresh().status_code == 200
 
 
 @pytest.mark.parametrize(
