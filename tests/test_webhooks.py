@@ -6,12 +6,14 @@ import http.server
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
@@ -140,6 +142,64 @@ def test_a_receiver_is_told_and_can_tell_who_tells(site, receiver):
     assert said["data"]["email"] == ada.email
     assert "password_hash" not in said["data"]
     assert waiting() == []
+
+
+# As a receiver in JavaScript verifies: exits with 0, and prints what it was told.
+IN_NODE = """
+const {Webhook} = require("standardwebhooks");
+const [secret, headers, body] = JSON.parse(require("fs").readFileSync(0, "utf8"));
+console.log(JSON.stringify(new Webhook(secret).verify(body, headers)));
+"""
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
+    """Run a program of node with npm's standardwebhooks, which is loaded where services are required."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        services.missing("No node: install nodejs and npm")
+    folder = tmp_path_factory.mktemp("node")
+    environ = dict(os.environ)
+    if os.environ.get("AUTHSITE_REQUIRE_SERVICES") == "1":
+        install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"]
+        run = {"cwd": folder, "capture_output": True, "text": True, "timeout": 120}
+        loaded = subprocess.run([*install, "standardwebhooks@1.0.0"], **run)
+        assert loaded.returncode == 0, loaded.stderr
+
+    def run_node(program: str, given: object) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["node", "-e", program],
+            cwd=folder,
+            env=environ,
+            input=json.dumps(given),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    if run_node('require("standardwebhooks")', None).returncode:
+        services.missing(
+            "No standardwebhooks: npm install it, and name its node_modules in NODE_PATH"
+        )
+    return run_node
+
+
+@on_one_database
+def test_a_receiver_in_node_can_tell_who_tells(site, receiver, node):
+    """npm's standardwebhooks takes it by each of two secrets, and neither another's nor a changed body."""
+    ada = factories.account(
+        "zoë@example.com", first_name="Zo\N{LATIN SMALL LETTER E WITH DIAERESIS}"
+    )
+    assert webhooks.deliver(receiver.url) == (1, 0)
+    [(_, headers, body)] = receiver.requests
+    headers = {name.lower(): value for name, value in headers.items()}
+    for secret in (SECRET, OLDER):
+        verified = node(IN_NODE, [secret, headers, body.decode()])
+        assert json.loads(verified.stdout)["data"]["id"] == str(ada.id), verified.stderr
+    stranger = "whsec_" + base64.b64encode(b"x" * 24).decode()
+    for secret, text in ((stranger, body.decode()), (SECRET, body.decode() + " ")):
+        refused = node(IN_NODE, [secret, headers, text])
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "WebhookVerificationError" in refused.stderr
 
 
 def test_what_waits_names_nobody_and_tells_the_user_as_it_is_then(site, receiver):

@@ -2,11 +2,17 @@
 
 import base64
 import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import requests
 import time_machine
+import trustme
 from authlib.integrations.requests_client import OAuth2Session as AuthlibSession
 
 from authsite import accounts, clock, database, service_clients, sessions
@@ -330,3 +336,108 @@ def test_an_oauth_library_introspects_and_revokes(service_site):
         assert answer.status_code == 200
         answer = service.introspect_token(f"{url}/introspect", token=held["access_token"])
         assert answer.json() == {"active": False}
+
+
+# Debian's own, whose default would believe an answer until the token expires: this one asks each time. It
+# does so by https alone, and a second host of the same server ends TLS before the account service.
+APACHE_MODULES = "mpm_event authn_core authz_core authz_user ssl proxy proxy_http auth_openidc"
+APACHE = """
+ServerName products.localhost
+Listen {host}:{port}
+Listen {host}:{tls_port}
+PidFile {folder}/apache.pid
+DefaultRuntimeDir {folder}
+Mutex file:{folder} default
+ErrorLog {folder}/error.log
+OIDCCryptoPassphrase not-used-by-a-resource-server
+OIDCCABundlePath {folder}/ca.pem
+OIDCOAuthIntrospectionEndpoint https://{host}:{tls_port}{path}
+OIDCOAuthIntrospectionEndpointAuth client_secret_basic
+OIDCOAuthClientID {name}
+OIDCOAuthClientSecret {secret}
+OIDCOAuthTokenIntrospectionInterval -1
+OIDCOAuthRemoteUserClaim sub
+<VirtualHost {host}:{port}>
+    DocumentRoot {folder}/pages
+    <Location />
+        AuthType oauth20
+        Require user {user}
+    </Location>
+</VirtualHost>
+<VirtualHost {host}:{tls_port}>
+    SSLEngine on
+    SSLCertificateFile {folder}/server.pem
+    ProxyPass / {account}/
+</VirtualHost>
+"""
+
+
+@pytest.fixture
+def apache(service_site):
+    """The address of pages that Apache shows to Ada alone, by her access token."""
+    program, modules = "/usr/sbin/apache2", "/usr/lib/apache2/modules"
+    if not (Path(program).exists() and Path(modules, "mod_auth_openidc.so").exists()):
+        services.missing("No mod_auth_openidc: install apache2 and libapache2-mod-auth-openidc")
+    folder = Path(tempfile.mkdtemp(prefix="apache"))  # where its own user may read
+    folder.chmod(0o755)
+    (folder / "pages").mkdir()
+    (folder / "pages/report").write_text("the figures")
+    held = log_in_at(service_site)
+    me = requests.get(f"{service_site.url}{V1}/auth/me", headers=bearer(held), timeout=10).json()
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    certificate = authority.issue_cert(services.HOST)
+    certificate.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
+    port = services.free_port()
+    text = "".join(
+        f"LoadModule {each}_module {modules}/mod_{each}.so\n" for each in APACHE_MODULES.split()
+    ) + APACHE.format(
+        host=services.HOST,
+        port=port,
+        tls_port=services.free_port(),
+        name=NAME,
+        secret=SECRET,
+        user=me["id"],
+        folder=folder,
+        path=f"{V1}/auth/introspect",
+        account=service_site.url,
+    )
+    if os.geteuid() == 0:
+        text += "User www-data\nGroup www-data\n"
+    (folder / "apache.conf").write_text(text)
+    process = subprocess.Popen([program, "-f", f"{folder}/apache.conf", "-D", "FOREGROUND"])
+    try:
+        services.wait_until(lambda: services.listens(port), what="Apache")
+        yield f"http://{services.HOST}:{port}/report"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def log_in_at(site, email=EMAIL):
+    body = {"email": email, "password": PASSWORD}
+    return requests.post(f"{site.url}{V1}/auth/login", json=body, timeout=10).json()
+
+
+@pytest.mark.site
+def test_apache_asks_of_each_request_and_refuses_the_next_after_an_end(apache, service_site):
+    """mod_auth_openidc as a resource server, by RFC 7662 alone."""
+
+    def ask(headers):
+        answer = requests.get(apache, headers=headers, timeout=10)
+        return answer.status_code, answer.text == "the figures"
+
+    one, other = log_in_at(service_site), log_in_at(service_site)
+    stranger = {"email": "grace@example.com", "password": PASSWORD, "first_name": "Grace"}
+    assert requests.post(f"{service_site.url}{V1}/auth/register", json=stranger, timeout=10).ok
+    for headers in ({}, {"Authorization": "Bearer x"}, {"Remote-User": "x"}):
+        assert ask(headers) == (401, False)
+    assert ask({"Authorization": f"Bearer {one['refresh_token']}"}) == (401, False)
+    assert ask(bearer(log_in_at(service_site, "grace@example.com"))) == (401, False)
+    assert [ask(bearer(each)) for each in (one, other, one)] == [(200, True)] * 3
+    assert requests.post(
+        f"{service_site.url}{V1}/auth/logout", json={}, headers=bearer(one), timeout=10
+    ).ok
+    assert ask(bearer(one)) == (401, False)
+    assert ask(bearer(other)) == (200, True)
