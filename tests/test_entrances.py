@@ -48,6 +48,10 @@ def by_a_passkey_of_nobody(browser, app):
     return browser.client.post(f"{V1}/auth/login/passkey", json=body)
 
 
+def by_page_with_a_passkey_of_nobody(browser, app):
+    return browser.post("/login/passkey", page="/login", credential="{}")
+
+
 def by_registering(browser, app):
     return browser.post("/register", first_name="Ada", email=EMAIL, password=PASSWORD)
 
@@ -95,6 +99,7 @@ TRIED = {
     ("api.passkeys", "login_with_passkey"): by_a_passkey_of_nobody,
     ("api.second_steps", "complete_login"): by_json_with_the_wrong_code,
     ("pages.accounts", "login"): lambda browser, app: browser.try_sign_in(),
+    ("pages.accounts", "login_with_passkey"): by_page_with_a_passkey_of_nobody,
     ("pages.accounts", "register"): by_registering,
     ("pages.addresses", "verify"): by_verifying_an_address,
     ("pages.email_changes", "confirm"): by_confirming_a_change_of_address,

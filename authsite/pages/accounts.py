@@ -7,21 +7,28 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
-from .. import accounts, registrations, sessions, spelling
+from .. import accounts, passkeys, registrations, sessions, spelling
 from ..errors import (
     AccountBeingDeleted,
     EmailNotVerified,
     EmailTaken,
     InactiveAccount,
     InvalidCredentials,
+    InvalidInput,
+    PasskeySignInExpired,
+    PasskeysUnavailable,
+    UnknownPasskey,
 )
 from ..web import authentication, limits
-from ..web.forms import DetailsForm, LoginForm, RegisterForm
+from ..web.forms import DetailsForm, LoginForm, PasskeySignInForm, RegisterForm
 from . import answers
 
 blueprint = Blueprint("accounts", __name__)
 
 WRONG = "Email or password is wrong. Check both and try again"
+UNKNOWN_PASSKEY = "That passkey is not known here. Sign in with your password"
+TOO_LATE = "That took too long. Try again"
+PASSKEY = "/login/passkey"
 INACTIVE = "This account has been deactivated. Ask the operator of this site to open it again"
 INACTIVE_SUPPORT = Markup(
     'This account has been deactivated. <a href="{}">Write to {}</a> to have it opened again'
@@ -106,6 +113,33 @@ def login() -> ResponseReturnValue:
     return _login_page(form)
 
 
+@blueprint.post("/login/passkey")
+@limits.login
+def login_with_passkey() -> ResponseReturnValue:
+    """Sign this browser in by a passkey alone."""
+    # The form holds what was sent back; a page shows the empty one, which has none of its fields.
+    sent, form, unknown = PasskeySignInForm(), LoginForm(formdata=None), None
+    try:
+        sent.validate()
+        authentication.sign_in_with_passkey(
+            sent.credential.data or "", is_remembered=sent.remembers.data
+        )
+    except PasskeySignInExpired:
+        form.refuse(None, TOO_LATE)
+    except UnknownPasskey as refusal:
+        form.refuse(None, UNKNOWN_PASSKEY)
+        unknown = refusal.credential_id
+    except InvalidInput:
+        form.refuse(None, UNKNOWN_PASSKEY)
+    except (AccountBeingDeleted, EmailNotVerified, PasskeysUnavailable) as refusal:
+        form.refuse(None, refusal.message)
+    except InactiveAccount:
+        form.refuse(None, _inactive())
+    else:
+        return redirect(answers.next_location(), 303)
+    return _login_page(form, unknown=unknown)
+
+
 @blueprint.get("/account")
 @authentication.login_required
 @limits.read_account
@@ -145,12 +179,24 @@ def _register_page(form: RegisterForm) -> ResponseReturnValue:
     )
 
 
-def _login_page(form: LoginForm) -> ResponseReturnValue:
-    context = {
-        "is_needed": "next" in request.args,
-        "register": answers.leading_on(answers.REGISTER),
-    }
-    return _asking_for_hints(answers.page("accounts/login.html", form=form, **context))
+def _login_page(form: LoginForm, *, unknown: str | None = None) -> ResponseReturnValue:
+    """Return the page; `unknown` is a passkey that its password manager may forget."""
+    page = answers.page(
+        "accounts/login.html",
+        form=form,
+        is_needed="next" in request.args,
+        register=answers.leading_on(answers.REGISTER),
+        passkey_options=_passkey_options(),
+        passkey_action=answers.leading_on(PASSKEY),
+        unknown=unknown and {"rpId": current_app.config["PASSKEY_RP_ID"], "credentialId": unknown},
+    )
+    return _asking_for_hints(page)
+
+
+def _passkey_options() -> dict[str, Any] | None:
+    if not passkeys.are_available() or answers.own_origin_if_elsewhere():
+        return None
+    return passkeys.sign_in_options(authentication.form_secret())
 
 
 def _inactive() -> str:

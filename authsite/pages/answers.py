@@ -121,6 +121,12 @@ def leading_on(path: str, *, how: str | None = None) -> str:
     return f"{path}?{urlencode(query, safe='/')}" if query else path
 
 
+def own_origin_if_elsewhere() -> str | None:
+    """Return our origin if this page is shown under another name; a browser binds passkeys to the name."""
+    own = headers.own_origin()
+    return own if urlsplit(own).netloc != request.host else None
+
+
 def unusable_link(name: str, template: str) -> ResponseReturnValue:
     """Return the page for a mailed link, kept in the cookie by this name, that does not work; forget it."""
     if not request.cookies:

@@ -1,16 +1,20 @@
 """The second step: finish a sign-in with it, set it up, take it away."""
 
+from typing import Any
+
 import segno
 from flask import Blueprint, Response, flash, g, redirect, request, session
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
-from .. import clock, passwords, second_steps, sessions
+from .. import clock, passkeys, passwords, second_steps, sessions
 from ..errors import (
     AlreadyReplaced,
     InvalidCode,
+    InvalidInput,
     MfaTokenInvalid,
     NoSecondStep,
+    PasskeyInvalid,
     SecondStepRequired,
     SetupTokenInvalid,
 )
@@ -24,6 +28,8 @@ TOO_LATE = "Sign in again. You took longer than 10 minutes."
 OVERTAKEN = "Sign in again. This sign-in was completed, or your password has changed meanwhile."
 WRONG_APP_CODE = "That code is wrong or has been used. Wait for the next one"
 WRONG_RECOVERY_CODE = "That recovery code is wrong or has been used"
+STAYS_ON = "The authenticator app is removed. A passkey is asked for after your password."
+NOT_ACCEPTED = "That passkey was not accepted. Try again"
 SECOND_STEP = "/login/second-step"
 PENDING = "second_step"
 SETUP = "app_setup"
@@ -53,7 +59,15 @@ def second_step() -> ResponseReturnValue:
     if waiting is None or not form.validate():
         return _code_page(form, waiting)
     try:
-        authentication.complete_sign_in(waiting, form.code.data or "", is_trusted=form.trust.data)
+        authentication.complete_sign_in(
+            waiting,
+            form.code.data or "",
+            credential=form.credential.data or "",
+            is_trusted=form.trust.data,
+        )
+    except (PasskeyInvalid, InvalidInput):
+        form.refuse(None, NOT_ACCEPTED)
+        return _code_page(form, waiting)
     except InvalidCode:
         form.refuse("code", WRONG_RECOVERY_CODE if _wants_recovery() else WRONG_APP_CODE)
         return _code_page(form, waiting)
@@ -115,7 +129,7 @@ def show_remove_app() -> ResponseReturnValue:
     """Say what follows from removing the app."""
     if second_steps.apps.find(authentication.current_session().account.id) is None:
         return answers.done(NO_APP, SECURITY)
-    return answers.page("second_steps/remove.html", form=step_up.prepared(ConfirmingForm()))
+    return _removal_page(step_up.prepared(ConfirmingForm()))
 
 
 @blueprint.post("/account/two-step/app/remove")
@@ -125,9 +139,36 @@ def remove_app() -> ResponseReturnValue:
     """Remove the app."""
     form = step_up.prepared(ConfirmingForm())
     if not form.validate() or not step_up.confirmed(form):
-        return answers.page("second_steps/remove.html", form=form)
-    second_steps.apps.remove(authentication.current_session().account.id)
-    return answers.done("Two-step sign-in is off.", SECURITY)
+        return _removal_page(form)
+    user_id = authentication.current_session().account.id
+    second_steps.apps.remove(user_id)
+    is_kept_on = second_steps.switch.has_factor(user_id)
+    return answers.done(STAYS_ON if is_kept_on else "Two-step sign-in is off.", SECURITY)
+
+
+@blueprint.get("/account/two-step/on")
+@authentication.login_required
+@limits.read_two_step
+def show_turn_on() -> ResponseReturnValue:
+    """Say what follows from asking for a passkey after the password."""
+    return answers.page("passkeys/turn_on.html", form=step_up.prepared(ConfirmingForm()))
+
+
+@blueprint.post("/account/two-step/on")
+@authentication.login_required
+@limits.switch_two_step
+def turn_on() -> ResponseReturnValue:
+    """Ask for what there is of a second step; recovery codes that are made then are shown once."""
+    form = step_up.prepared(ConfirmingForm())
+    if not form.validate() or not step_up.confirmed(form):
+        return answers.page("passkeys/turn_on.html", form=form)
+    try:
+        made = second_steps.switch.enable(authentication.current_session().account.id)
+    except NoSecondStep as refusal:
+        return answers.done(f"{refusal.message}.", SECURITY)
+    if made.recovery_codes is None:
+        return answers.done("Two-step sign-in is on.", SECURITY)
+    return _codes_page(made)
 
 
 @blueprint.get("/account/two-step/recovery-codes")
@@ -194,12 +235,18 @@ def _code_page(form: CodeForm, waiting: second_steps.pending.Pending | None) -> 
     return answers.page(
         "second_steps/sign_in.html",
         form=form,
+        passkey_options=_passkey_options(waiting) if "webauthn" in methods else None,
         wants_recovery=_wants_recovery() or "otp" not in methods,
         with_app=answers.leading_on(SECOND_STEP) if "otp" in methods else None,
         with_recovery=answers.leading_on(SECOND_STEP, how="recovery")
         if "recovery_code" in methods
         else None,
     )
+
+
+def _passkey_options(waiting: second_steps.pending.Pending) -> dict[str, Any]:
+    how = {"purpose": passkeys.SECOND_STEP, "subject": waiting.jti}
+    return passkeys.options_of(waiting.user_id, **how)
 
 
 def _wants_recovery() -> bool:
@@ -239,6 +286,11 @@ def _setup_page(form: AppForm, setup: second_steps.apps.Setup) -> ResponseReturn
         key=" ".join(setup.secret[at : at + 4] for at in range(0, len(setup.secret), 4)),
         is_on=authentication.current_session().two_step_since is not None,
     )
+
+
+def _removal_page(form: ConfirmingForm) -> ResponseReturnValue:
+    found = second_steps.overview.of(authentication.current_session().account.id)
+    return answers.page("second_steps/remove.html", form=form, passkeys=found.passkeys)
 
 
 def _new_codes_page(form: NewCodesForm) -> ResponseReturnValue:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from email.utils import parseaddr
 
-from flask import Blueprint, Response, current_app, redirect, request
+from flask import Blueprint, Response, current_app, jsonify, redirect, request
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
@@ -20,6 +20,17 @@ CACHED_FOR_A_DAY = {"Cache-Control": "public, max-age=86400"}
 def change_password() -> BaseResponse:
     """Lead to the form for another password (W3C, a well-known URL for changing passwords)."""
     return redirect("/account/password")
+
+
+@blueprint.get("/.well-known/passkey-endpoints")
+def passkey_endpoints() -> Response:
+    """Tell password managers where passkeys are added and managed (W3C, passkey endpoints)."""
+    if current_app.config["PASSKEY_RP_ID"] is None:
+        raise NotFound
+    page = f"{current_app.config['PUBLIC_BASE_URL']}/account/passkeys"
+    response = jsonify(enroll=page, manage=page)
+    response.headers.extend(CACHED_FOR_A_DAY)
+    return response
 
 
 @blueprint.get("/.well-known/security.txt")

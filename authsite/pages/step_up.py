@@ -9,7 +9,7 @@ from typing import TypeVar
 from flask import g
 
 from .. import sessions, step_up
-from ..errors import InvalidCode, WrongCurrentPassword
+from ..errors import InvalidCode, PasskeyInvalid, WrongCurrentPassword
 from ..web import authentication
 from ..web.forms import ConfirmingForm
 
@@ -22,13 +22,19 @@ def prepared(form: F) -> F:
     caller = authentication.current_session()
     if not step_up.fresh_until(caller):
         return asking(form, caller)
-    form.wants(None)
+    form.wants()
     return form
 
 
 def asking(form: F, caller: sessions.Resumed) -> F:
-    """Return the form with the field that confirms who fills it in."""
-    form.wants("current_password" if caller.two_step_since is None else "current_code")
+    """Return the form with the field that confirms who fills it in, and what a passkey may answer instead."""
+    if caller.two_step_since is None:
+        form.wants("current_password")
+        return form
+    form.passkey_options = step_up.passkey_options(caller)
+    form.wants("current_code", *(["current_passkey"] if form.passkey_options else []))
+    if form.passkey_options and "otp" not in step_up.methods(caller):
+        form.current_code.label.text = "Enter a recovery code to confirm it is you"
     return form
 
 
@@ -44,13 +50,15 @@ def confirmed(form: ConfirmingForm) -> bool:
             g.unproven if "unproven" in g else authentication.current_session(),
             password=form.proof("current_password"),
             code=form.proof("current_code"),
+            credential=form.proof("current_passkey"),
         )
     except WrongCurrentPassword:
         form.refuse("current_password", WRONG_CURRENT)
         return False
-    except InvalidCode as wrong:
+    except (InvalidCode, PasskeyInvalid) as wrong:
         form.refuse("current_code", wrong.message)
         return False
     authentication.confirmed(grant)
-    form.wants(None)
+    form.passkey_options = None
+    form.wants()
     return True

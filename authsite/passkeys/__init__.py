@@ -9,9 +9,9 @@ challenges  what it has to sign: no row before it is used, none twice
 Attestation, which tells makes of devices apart, is not asked for: nobody's is better than another's here.
 """
 
-from .adding import add, creation_options
+from .adding import MOST, add, creation_options
 from .ceremonies import are_available
-from .listing import accepted, of, remove, rename
+from .listing import accepted, is_only_factor, of, remove, rename
 from .using import (
     CONFIRM,
     SECOND_STEP,
@@ -25,6 +25,7 @@ from .using import (
 
 __all__ = [
     "CONFIRM",
+    "MOST",
     "SECOND_STEP",
     "accepted",
     "add",
@@ -32,6 +33,7 @@ __all__ = [
     "complete",
     "confirm",
     "creation_options",
+    "is_only_factor",
     "of",
     "offer",
     "options_of",

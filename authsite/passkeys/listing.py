@@ -27,6 +27,12 @@ def accepted(user_id: uuid.UUID, known: Sequence[Row]) -> dict[str, Any]:
     }
 
 
+def is_only_factor(passkey: Row) -> bool:
+    """Return whether there is neither an app nor another passkey beside this one."""
+    overview = second_steps.overview.of(passkey.user_id)
+    return overview.app is None and overview.passkeys == 1
+
+
 def rename(user_id: uuid.UUID, passkey_id: uuid.UUID, name: str) -> Row:
     """Give a passkey another name and return it; raise PasskeyNotFound."""
     found = database.row(_RENAME, {"owner_id": user_id, "passkey_id": passkey_id, "new": name})

@@ -24,6 +24,7 @@ from flask import (
     session,
 )
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
+from flask_wtf.csrf import generate_csrf
 from werkzeug.exceptions import HTTPException
 
 from .. import (
@@ -31,6 +32,7 @@ from .. import (
     activity,
     clock,
     database,
+    passkeys,
     second_steps,
     service_clients,
     sessions,
@@ -290,13 +292,39 @@ def sign_in(authenticated: accounts.Authenticated, *, is_remembered: bool) -> No
     _take_over(grant, device, is_remembered=is_remembered)
 
 
-def complete_sign_in(waiting: second_steps.pending.Pending, code: str, *, is_trusted: bool) -> None:
+def sign_in_with_passkey(credential: str, *, is_remembered: bool) -> None:
+    """Start a session for this browser by a passkey alone; raise as `passkeys.sign_in` does."""
+    device = browser()
+    grant = passkeys.sign_in(
+        credential,
+        audience=form_secret(),
+        client=device,
+        entrance="page",
+        is_remembered=is_remembered,
+    )
+    _take_over(grant, device, is_remembered=is_remembered)
+
+
+def form_secret() -> str:
+    """Return what the cookie holds to tell this browser's forms from others: no page shows it."""
+    generate_csrf()
+    return str(session["csrf_token"])
+
+
+def complete_sign_in(
+    waiting: second_steps.pending.Pending, code: str, *, credential: str = "", is_trusted: bool
+) -> None:
     """Start the session of a pending sign-in for this browser, trusted from now on if it is to be.
 
-    Raise MfaTokenInvalid, InvalidCode or TooManyAttempts.
+    With a passkey's answer the code does not count. Raise MfaTokenInvalid, InvalidCode, TooManyAttempts,
+    PasskeyInvalid or InvalidInput.
     """
     device = browser()
-    signed_in = second_steps.complete_with_code(waiting, code, client=device, is_trusted=is_trusted)
+    how: dict[str, Any] = {"client": device, "is_trusted": is_trusted}
+    if credential:
+        signed_in = passkeys.complete(waiting, credential, **how)
+    else:
+        signed_in = second_steps.complete_with_code(waiting, code, **how)
     _take_over(signed_in.grant, device, is_remembered=signed_in.is_remembered)
     if signed_in.trust:
         # Of several people who share a browser each has a secret of their own: used again for another, one

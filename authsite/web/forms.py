@@ -55,6 +55,18 @@ class Text:
             raise ValidationError(f"{self.name} must be {self.most} characters or fewer")
 
 
+class TextUnless:
+    """Text that may lack where another field of the form holds something: one of both is enough."""
+
+    def __init__(self, other: str, missing: str, most: int) -> None:
+        self.other = other
+        self.required, self.optional = Text(missing, most=most, name="Code"), Text(most=most)
+
+    def __call__(self, form: WTForm, field: Field) -> None:
+        has_other = self.other in form and bool(form[self.other].data)
+        (self.optional if has_other else self.required)(form, field)
+
+
 def one_line(text: str | None) -> str | None:
     return spelling.one_line(text) if isinstance(text, str) else text
 
@@ -194,9 +206,12 @@ class Form(FlaskForm):
                 is_valid = False
         return is_valid
 
-    def refuse(self, name: str, message: str) -> None:
-        """Put what a verb found wrong at the field that it concerns."""
-        self[name].errors = [message]
+    def refuse(self, name: str | None, message: str) -> None:
+        """Put what a verb found wrong at the field that it concerns, None where it is none that is seen."""
+        if name is None:
+            self.form_errors.append(message)
+        else:
+            self[name].errors = [message]
 
     def changes(self) -> dict[str, str | None]:
         """Return the members that the request named; empty text forgets a value as null does."""
@@ -304,7 +319,8 @@ class PasswordForm(Form):
 class CodeForm(Form):
     """The second step of a sign-in on a page, which keeps the pending one in its cookie."""
 
-    code = StringField("Code", validators=[Text("Enter the code", most=MAX_CODE, name="Code")])
+    code = StringField("Code", validators=[TextUnless("credential", "Enter the code", MAX_CODE)])
+    credential = StringField("Passkey", validators=[Text(most=MAX_CREDENTIAL)])
     trust = BooleanField("Do not ask on this browser again")
 
 
@@ -391,7 +407,10 @@ class StepUpForm(Form):
 class ConfirmingForm(Form):
     """Of pages that want fresh proof of who sends them: the fields stand in it only where they are needed."""
 
-    CONFIRMING: ClassVar[tuple[str, ...]] = ("current_password", "current_code")
+    CONFIRMING: ClassVar[tuple[str, ...]] = ("current_password", "current_code", "current_passkey")
+
+    # What a passkey may answer in `current_passkey`.
+    passkey_options: dict[str, Any] | None = None
 
     current_password = PasswordField(
         "Enter your password to confirm it is you",
@@ -401,13 +420,14 @@ class ConfirmingForm(Form):
     )
     current_code = StringField(
         "Enter a code from your authenticator app to confirm it is you",
-        validators=[Text("Enter a code to confirm it is you", most=64, name="Code")],
+        validators=[TextUnless("current_passkey", "Enter a code to confirm it is you", 64)],
     )
+    current_passkey = StringField("Passkey", validators=[Text(most=MAX_CREDENTIAL)])
 
-    def wants(self, name: str | None) -> None:
-        """Leave of the confirming fields only this one; None takes them all out."""
+    def wants(self, *names: str) -> None:
+        """Leave of the confirming fields only these."""
         for each in self.CONFIRMING:
-            if each != name and each in self:
+            if each not in names and each in self:
                 del self[each]
 
     @property
@@ -417,6 +437,19 @@ class ConfirmingForm(Form):
     def proof(self, name: str) -> str:
         """Return what was typed in one of the confirming fields; nothing if it is not there."""
         return (self[name].data or "") if name in self else ""
+
+
+class AddPasskeyForm(ConfirmingForm):
+    """The page's; who has only confirmed who it is has no passkey to show yet."""
+
+    credential = StringField("Passkey", validators=[Text(most=MAX_CREDENTIAL)])
+
+
+class PasskeySignInForm(Form):
+    """The page's."""
+
+    credential = StringField("Passkey", validators=[Text(most=MAX_CREDENTIAL)])
+    remembers = BooleanField("Keep me signed in on this device")
 
 
 class ChangeEmailForm(ConfirmingForm):

@@ -90,6 +90,7 @@ def running_site(
             **environ,
         }
     )
+    site.url = f"http://localhost:{site.port}"  # a name: passkeys are bound to one
     site.environ["PUBLIC_BASE_URL"] = site.url
     with site:
         yield site

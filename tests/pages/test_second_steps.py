@@ -475,4 +475,4 @@ def test_what_is_seen_of_a_button_says_what_it_does(ada):
         r'<span class="visually-hidden">.*?</span>', "", ada.get("/account/security").text
     )
 
-    assert re.findall(r'<a class="button[^>]*>(.*?)</a>', page) == ["Change", "Turn on"]
+    assert re.findall(r'<a class="button[^>]*>(.*?)</a>', page) == ["Change", "Turn on", "Manage"]
