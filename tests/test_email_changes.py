@@ -638,10 +638,8 @@ def test_an_undo_wins_over_a_deletion_at_the_same_time(app):
 
 
 @pytest.fixture
-def with_mail(make_app, mailbox):
-    app = make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(mailbox.port), SITE_NAME="Harbour")
-    with app.app_context():
-        yield mailbox
+def with_mail(app, mailbox):
+    app.config.update(MAIL_SERVER=services.HOST, MAIL_PORT=mailbox.port, SITE_NAME="Harbour")
 
 
 def arrived(mailbox) -> list:

@@ -33,11 +33,6 @@ HERE = "/account/email"
 
 
 @pytest.fixture
-def app(make_app, mailbox):
-    return make_app(MAIL_SERVER=services.HOST, MAIL_PORT=str(mailbox.port))
-
-
-@pytest.fixture
 def ada(browser, app):
     """A browser that is signed in to an account whose address is confirmed."""
     browser.register()
@@ -327,6 +322,7 @@ def test_guesses_at_the_address_are_limited(ada, open_browser):
 
 def test_a_robot_that_presses_every_button_of_both_mailboxes_changes_nothing(app, ada, mailbox):
     """LIFE §0: with real mails, opened twice; the change still waits, and can still be undone."""
+    app.config.update(MAIL_SERVER=services.HOST, MAIL_PORT=mailbox.port)
     change(ada)
     ask(ada, "ada.byron@example.com")
     deliver(app, mailbox)
