@@ -8,7 +8,7 @@ request to anywhere but the site.
 import itertools
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from playwright.sync_api import (
     Playwright,
     Request,
     expect,
-    sync_playwright,
 )
 
 from tests import services
@@ -50,24 +49,21 @@ _STATUS = re.compile(r"Failed to load resource: the server responded with a stat
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as running:
-        yield running
-
-
 @contextmanager
-def running_chromium() -> Iterator[Browser]:
-    # The same engine without a window's machinery: half the time for each test.
-    program = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+def launched(
+    playwright: Playwright, *programs: str, arguments: Sequence[str] = ()
+) -> Iterator[Browser]:
+    """Start the first of these programs that there is, with the usual arguments and these."""
+    program = next(filter(None, map(shutil.which, programs)), None)
     if program is None:
-        services.missing("No chromium: install the package chromium-headless-shell or chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program, args=ARGUMENTS, ignore_default_args=WITHOUT
-        )
-        yield browser
-        browser.close()
+        services.missing(f"No chromium: install the package {' or '.join(programs)}")
+    browser = playwright.chromium.launch(
+        executable_path=program,
+        args=[*ARGUMENTS, *arguments],
+        ignore_default_args=WITHOUT,
+    )
+    yield browser
+    browser.close()
 
 
 @pytest.fixture(scope="session")
