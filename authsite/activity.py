@@ -150,7 +150,10 @@ def _insert_failure(of: str) -> Insert:
             bindparam("device_name", type_=String()),
             bindparam("ip_address", type_=String()),
             bindparam("location_country", type_=String()),
-        ).where(User.id == _OWNER, failed_lately < MAX_FAILURES_A_DAY),
+        )
+        .where(User.id == _OWNER, failed_lately < MAX_FAILURES_A_DAY)
+        # As the foreign key would: of an account that is being deleted this waits, and then finds nobody.
+        .with_for_update(read=True, key_share=True, of=User),
         include_defaults=False,
     )
 

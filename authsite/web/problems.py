@@ -12,6 +12,7 @@ from markupsafe import escape
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
+    IntegrityError,
     InterfaceError,
     OperationalError,
     SQLAlchemyError,
@@ -262,6 +263,9 @@ def _on_unavailable(error: Exception) -> Response:
 
 
 def _on_database_error(error: DBAPIError) -> Response:
+    if isinstance(error, IntegrityError) and "foreign key" in str(error.orig).lower():
+        # All that refers to a row refers to a user: deleted since the request began.
+        return _on_authsite_error(errors.SessionRevoked())
     if error.connection_invalidated or faults.advice(error):
         return _on_unavailable(error)
     if isinstance(error, DataError):

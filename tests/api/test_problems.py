@@ -232,7 +232,7 @@ def test_another_method_is_refused_with_those_that_are_allowed(client, held, sub
         ("/auth/password-reset/request", "OPTIONS, POST"),
         ("/auth/password-reset/confirm", "OPTIONS, POST"),
         ("/auth/me", "GET, HEAD, OPTIONS"),
-        ("/users/me", "GET, HEAD, OPTIONS, PATCH"),
+        ("/users/me", "DELETE, GET, HEAD, OPTIONS, PATCH"),
         ("/users/me/password", "OPTIONS, PATCH"),
         ("/sessions/me/others", "DELETE, OPTIONS"),
         ("/sessions/me/expired", "DELETE, OPTIONS"),
@@ -268,7 +268,7 @@ def test_head_is_get_without_the_body(client, held):
 
 def test_options_tells_the_methods_without_a_token_and_does_nothing(client, held):
     for path, allowed in (
-        ("/users/me", "GET, HEAD, OPTIONS, PATCH"),
+        ("/users/me", "DELETE, GET, HEAD, OPTIONS, PATCH"),
         ("/auth/logout", "OPTIONS, POST"),
     ):
         for headers in ({}, bearer(held)):
