@@ -19,6 +19,7 @@ from .database.models import (
     AccountEvent,
     AuthenticatorApp,
     EmailChange,
+    Passkey,
     PasswordReset,
     TrustedBrowser,
     User,
@@ -148,6 +149,8 @@ CHANGE = (
     *("old_email", "new_email", "old_was_verified", "device_name", "ip_address"),
     *("created_at", "expires_at", "confirmed_at", "undo_until", "ended_at"),
 )
+# Neither the public key nor what names it elsewhere: they are of use to nobody else.
+PASSKEY = ("id", "name", "transports", "is_backed_up", "created_at", "last_used_at")
 TRUSTED = ("device_name", "ip_address", "created_at", "last_used_at", "expires_at")
 
 _OWNER = bindparam("owner_id", type_=Uuid())
@@ -193,6 +196,7 @@ def _few(table: type[database.Base], names: Sequence[str]) -> Select[Any]:
 
 
 FEW = {
+    "passkeys": _few(Passkey, PASSKEY),
     "authenticator_apps": _few(AuthenticatorApp, APP),
     "trusted_browsers": _few(TrustedBrowser, TRUSTED),
     "password_resets": _few(PasswordReset, RESET),

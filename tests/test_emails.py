@@ -281,7 +281,10 @@ def test_text_and_html_say_the_same(name):
 
 
 CORE = {
-    "second step on": ["A code is now asked for", "can turn two-step sign-in off."],
+    "second step on": [
+        "A second step, such as a code, is now asked for",
+        "can turn two-step sign-in off.",
+    ],
     "second step off": [
         "its password alone signs in",
         "An operator of Acme Notes did it",

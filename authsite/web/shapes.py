@@ -306,6 +306,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                 "description": "What the data is for, how long it is kept and where it came from.",
             },
             "account": {"type": "object"},
+            "passkeys": {"type": "array", "items": {"type": "object"}},
             "authenticator_apps": {"type": "array", "items": {"type": "object"}},
             "trusted_browsers": {"type": "array", "items": {"type": "object"}},
             "password_resets": {"type": "array", "items": {"type": "object"}},

@@ -13,6 +13,7 @@ from authsite.database.models import (
     AuthenticatorApp,
     EmailChange,
     OutgoingMail,
+    Passkey,
     PasswordReset,
     TrustedBrowser,
     User,
@@ -33,6 +34,7 @@ from tests.api.conftest import (
     session_id,
     try_login,
 )
+from tests.authenticator import Authenticator, encoded
 
 # What is not told, and why.
 WITHHELD = {
@@ -44,6 +46,10 @@ WITHHELD = {
     AccountEvent: {"user_id"},
     TrustedBrowser: {"user_id", "digest", "device_id"},
     AuthenticatorApp: {"user_id", "secret", "last_step"},
+    Passkey: {
+        *("user_id", "credential_id", "public_key", "sign_count"),
+        *("aaguid", "is_backup_eligible"),
+    },
     PasswordReset: {"user_id", "id"},
     EmailChange: {"user_id", "id"},
 }
@@ -53,6 +59,7 @@ TOLD = {
     AccountEvent: exports.EVENT,
     TrustedBrowser: exports.TRUSTED,
     AuthenticatorApp: exports.APP,
+    Passkey: exports.PASSKEY,
     PasswordReset: exports.RESET,
     EmailChange: exports.CHANGE,
 }
@@ -87,7 +94,7 @@ def test_it_is_one_file_of_all_that_is_held(client, held, time_machine):
     found = json.loads(answer.data)
     assert list(found) == [
         *("format", "exported_at", "about", "account"),
-        *("authenticator_apps", "trusted_browsers", "password_resets"),
+        *("passkeys", "authenticator_apps", "trusted_browsers", "password_resets"),
         "email_changes",
         *("sessions", "activity", "counts"),
     ]
@@ -125,6 +132,16 @@ def test_changes_of_address_are_in_it_without_what_their_links_name(app, client,
     assert (change["confirmed_at"], found["counts"]["email_changes"]) == (None, 1)
     with app.app_context():
         assert database.row(select(EmailChange.id)).id not in text
+
+
+def test_passkeys_are_in_it_by_name_and_without_their_keys(client, held):
+    headers, key = bearer(held), Authenticator()
+    options = client.post(f"{V1}/users/me/passkeys/options", headers=headers).get_json()
+    body = {"credential": key.make(options["publicKey"]), "name": "Blue key"}
+    assert client.post(f"{V1}/users/me/passkeys", json=body, headers=headers).status_code == 201
+    found = json.loads(text := export(client, held).text)
+    assert [each["name"] for each in found["passkeys"]] == ["Blue key"]
+    assert encoded(key.credential_id) not in text
 
 
 def test_nothing_in_it_opens_anything(app, client, held):
@@ -248,7 +265,7 @@ def test_the_command_prints_the_same_and_the_owner_sees_the_operator(app):
 
 
 def test_reading_costs_few_statements_however_small_the_account(client, held, sent_statements):
-    """The session, event and mail, account twice, three short lists, and two until they are empty."""
+    """The session, event and mail, account twice, four short lists, and two until they are empty."""
     with sent_statements() as sent:
         assert export(client, held).status_code == 200
     assert [each.split()[0] for each in sent].count("INSERT") == 2

@@ -28,6 +28,8 @@ from tests.browser.conftest import (
     sign_in,
     with_and_without_script,
 )
+from tests.browser.test_passkeys import Authenticator
+from tests.browser.test_passkeys import add as add_passkey
 from tests.factories import PASSWORD
 
 pytestmark = pytest.mark.browser
@@ -202,6 +204,33 @@ def button_without_cookie(she: Visitor) -> None:
     she.page.get_by_role("banner").get_by_role("button", name="Sign out").click()
 
 
+def passkeys(she: Visitor) -> Authenticator:
+    authenticator = Authenticator(she.page)
+    she.is_signed_in()
+    add_passkey(she.page)
+    authenticator.touches(by_itself=False)
+    return authenticator
+
+
+def passkey_confirm(she: Visitor) -> None:
+    passkeys(she)
+    she.page.goto("/account/two-step/on")
+    she.submit("Turn on")
+    she.page.goto("/account/passkeys")
+
+
+def passkey_remove(she: Visitor) -> None:
+    passkeys(she)
+    she.page.get_by_role("link", name="Remove Chrome on Linux").click()
+
+
+def passkey_second_step(she: Visitor) -> None:
+    passkey_confirm(she)
+    she.page.context.clear_cookies()
+    she.page.goto("/login")
+    she.submit("Sign in", email=she.email, password=PASSWORD)
+
+
 def signed_out_meanwhile(she: Visitor) -> None:
     she.is_signed_in()
     she.page.goto("/account")
@@ -275,6 +304,10 @@ PAGES: dict[str, tuple[Callable[[Visitor], Any], str]] = {
     "password-error": (password_error, "Change your password"),
     "details": (details, "Your details"),
     "details-error": (details_error, "Your details"),
+    "passkeys": (passkeys, "Passkeys"),
+    "passkey-confirm": (passkey_confirm, "Passkeys"),
+    "passkey-remove": (passkey_remove, "Remove this passkey?"),
+    "passkey-second-step": (passkey_second_step, "Use your passkey or a recovery code"),
     "expired": (expired, "Sign in"),
     "expired-button": (expired_button, "Your form expired"),
     "button-without-cookie": (button_without_cookie, "Your browser keeps no cookie for this site"),

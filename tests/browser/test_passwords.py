@@ -100,7 +100,7 @@ def test_a_password_manager_knows_whose_password_each_field_wants(open_page, ema
         found
         == {
             "/register": [["given-name", ""], ["username", ""], ["new-password", ""]],
-            "/login": [["username", ""], ["current-password", ""]],
+            "/login": [["username webauthn", ""], ["current-password", ""]],
             "/account/password": [
                 ["username", email],
                 ["current-password", ""],
