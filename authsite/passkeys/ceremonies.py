@@ -1,7 +1,7 @@
 """The two ceremonies of WebAuthn: what a browser is asked for, and what is demanded of its answer.
 
 fido2 reads the bytes and checks what the standard's core demands; beside it stands what it leaves to us. It
-is imported where it is first needed: a process in which nobody uses a passkey does without its 11 MB.
+is imported where it is first needed: a worker in which nobody uses a passkey does without its 4 MB.
 """
 
 import re
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # ES256, EdDSA, RS256: what authenticators of today have, best first (RFC 9053 §2, RFC 8812 §2).
 ALGORITHMS = (-7, -8, -257)
 TRANSPORTS = ("ble", "hybrid", "internal", "nfc", "smart-card", "usb")
-# Of each part as long as an honest one can be: the library takes time in the square of the length, and 48 KB
-# of nested CBOR took it 0.4 s.
+# Of each part as long as an honest one can be: the library takes time in the square of the length. 48 KB of
+# small numbers took it 104 ms, 8 KB 2 ms.
 MAX_ATTESTATION = 8 * 1024
 MAX_CLIENT_DATA = 4 * 1024
 MAX_AUTHENTICATOR_DATA = 1024
