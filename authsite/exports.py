@@ -140,7 +140,7 @@ SESSION = (
     *("entrance", "signed_in_with", "is_remembered", "user_agent"),
     *("ip_address", "location_city", "location_country"),
     *("created_at", "authenticated_at", "last_used_at", "rotated_at"),
-    *("bound_at", "key_proved_at", "unproven_at"),
+    *("bound_at", "key_proved_at", "unproven_at", "products"),
     *("expires_at", "absolute_expires_at", "ended_at", "end_reason", "ended_from"),
 )
 APP = ("created_at", "last_used_at")

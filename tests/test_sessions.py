@@ -123,6 +123,7 @@ def test_a_sign_in_through_the_api_is_a_row_with_its_facts(ada):
         "bound_at": None,
         "key_proved_at": None,
         "unproven_at": None,
+        "products": None,
         "is_remembered": True,
         "signed_in_with": "password",
         "authenticated_at": None,  # its token says it

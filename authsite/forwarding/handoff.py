@@ -77,6 +77,8 @@ def callback() -> ResponseReturnValue:
     handoff = products.complete(request.args.get("code", ""), origin=origin, nonce=nonce)
     if handoff is None:
         return _not_taken(origin)
+    # Here, once for a browser and a product: a question of the proxy writes nothing.
+    sessions.note_product(handoff.user_id, handoff.session_id, origin)
     answer = _redirect(f"{origin}{handoff.next}", 303)
     ends_at = datetime.fromtimestamp(handoff.expires_at, UTC)
     lifetime = ends_at - clock.now() if handoff.is_remembered else None

@@ -28,7 +28,14 @@ from .columns import (
     Grant,
 )
 from .ending import delete_own_dead, disown, end, end_all, end_everywhere, find_owner
-from .listing import ENDED_ARE_SHOWN_FOR, active_for, find_own, recently_ended_for, rename
+from .listing import (
+    ENDED_ARE_SHOWN_FOR,
+    active_for,
+    find_own,
+    note_product,
+    recently_ended_for,
+    rename,
+)
 from .resuming import (
     TOUCH_INTERVAL,
     Resumed,
@@ -77,6 +84,7 @@ __all__ = [
     "is_known_browser",
     "is_proven",
     "is_trusted",
+    "note_product",
     "note_unproven",
     "prove",
     "recently_ended_for",

@@ -93,5 +93,6 @@ SHOWN_COLUMNS = (
     UserSession.signed_in_with,
     UserSession.authenticated_at,
     UserSession.bound_at,
+    UserSession.products,
 )
 LAST_USED_FIRST = (UserSession.last_used_at.desc(), UserSession.id.desc())

@@ -4,13 +4,13 @@ import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Text, bindparam, func, literal, select, update
 
 from .. import clock, database
 from ..database import Row, UtcDateTime
 from ..database.models import UserSession
 from ..errors import SessionNotFound
-from .columns import IS_LIVE, LAST_USED_FIRST, NAME, SESSION_ID, SHOWN_COLUMNS, USER_ID
+from .columns import IS_LIVE, IS_OWN, LAST_USED_FIRST, NAME, SESSION_ID, SHOWN_COLUMNS, USER_ID
 from .ending import owned
 
 ENDED_ARE_SHOWN_FOR = timedelta(days=30)
@@ -51,6 +51,19 @@ def rename(user_id: uuid.UUID, session_id: uuid.UUID, name: str | None) -> Row:
     return session
 
 
+def note_product(user_id: uuid.UUID, session_id: uuid.UUID, origin: str) -> None:
+    """Note that a browser's session is used with a product from now on; once for each."""
+    database.run(_NOTE_PRODUCT, {"owner_id": user_id, "session_id": session_id, "origin": origin})
+
+
+_ORIGIN = bindparam("origin", type_=Text())
+_NOTED = func.coalesce(UserSession.products + " ", "")
+# In one statement: of two products that are opened at once none is lost.
+_NOTE_PRODUCT = (
+    update(UserSession)
+    .where(IS_OWN, (literal(" ") + _NOTED).not_like(literal("% ") + _ORIGIN + " %"))
+    .values(products=_NOTED + _ORIGIN)
+)
 _RENAME = NAME.where(IS_LIVE)
 _ACTIVE_FOR = (
     select(*SHOWN_COLUMNS).where(UserSession.user_id == USER_ID, IS_LIVE).order_by(*LAST_USED_FIRST)

@@ -195,6 +195,7 @@ _INSERTED = [
         "bound_at",
         "key_proved_at",
         "unproven_at",
+        "products",
         "ended_at",
         "end_reason",
         "ended_from",

@@ -10,10 +10,10 @@ import time_machine
 
 from authsite import accounts, clock, create_app, passwords, products, sessions
 from authsite.config import ConfigError
-from tests import services
+from tests import factories, services
 from tests.api.conftest import V1, log_in, session_id
 from tests.factories import NEW_PASSWORD, PASSWORD
-from tests.pages.conftest import EMAIL, Browser
+from tests.pages.conftest import EMAIL, Browser, words
 
 WIKI, SHOP, ACCOUNT = (
     "https://wiki.example.com",
@@ -656,3 +656,29 @@ def test_the_challenge_is_the_digest_of_the_nonce(visitor):
     nonce = visitor.cookie(WIKI, "authsite-nonce").value
     query = parse_qs(urlsplit(started.location).query)
     assert query["challenge"] == [hashlib.sha256(nonce.encode()).hexdigest()]
+
+
+def test_the_devices_page_says_with_which_products_a_browser_was_used(app, visitor):
+    """Each once, in the order of its first use; another device of the same account with none."""
+    other = Browser(app)
+    other.sign_in()
+    assert "Used with" not in words(other.get("/account/devices"))
+    for origin in (WIKI, SHOP, WIKI):
+        visitor.enter(origin)
+    shown = words(other.get("/account/devices"))
+
+    hosts = ", ".join(urlsplit(origin).netloc for origin in (WIKI, SHOP))
+    assert shown.count("Used with") == 1
+    assert f"Used with {hosts} " in shown
+
+
+def test_a_product_is_noted_once_and_for_its_own_users_session_alone(app):
+    with app.app_context():
+        ada, grace = factories.account(), factories.account("grace@example.com")
+        held = factories.grant(ada, entrance="page")
+        for origin in ("https://a.example.com", "https://a.example", "https://a.example"):
+            sessions.note_product(ada.id, held.session_id, origin)
+        sessions.note_product(grace.id, held.session_id, "https://b.example")
+        [row] = sessions.active_for(ada.id)
+
+    assert row.products == "https://a.example.com https://a.example"

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Index,
     LargeBinary,
     String,
+    Text,
     Uuid,
     true,
 )
@@ -114,5 +115,7 @@ class UserSession(Base):
     absolute_expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     end_reason: Mapped[str | None] = mapped_column(String(20))
+    # Of a browser session: the origins of the products that it was handed to, the first one first.
+    products: Mapped[str | None] = mapped_column(Text)
     # The name of the device that ended it, where that was another one.
     ended_from: Mapped[str | None] = mapped_column(String(MAX_DEVICE_NAME))
