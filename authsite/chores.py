@@ -28,6 +28,7 @@ from . import (
     throttling,
 )
 from .database import faults
+from .mail import quotas
 from .second_steps import pending
 
 KEEP = timedelta(days=30)
@@ -116,6 +117,8 @@ BESIDE_SESSIONS = [
     Chore("registrations", lambda _before: registrations.delete_expired()),
     Chore("email_changes", email_changes.delete_dead),
     Chore("given_up_emails", lambda _before: accounts.delete_given_up()),
+    Chore("trusted_browsers", lambda _before: sessions.delete_expired_trusts()),
+    Chore("mail_quotas", lambda _before: quotas.delete_over()),
     Chore("spent_tokens", lambda _before: pending.delete_spent()),
     Chore("adopted", _adopt),
 ]

@@ -29,6 +29,7 @@ EXCEPTIONS = {
     "authsite.mail.outbox._recipient": "tells whether a claimed address has an account",
     "authsite.mail.outbox.depth": "counts, for the operator",
     "authsite.mail.outbox.next_due_at": "tells the operator when the first is due",
+    "authsite.mail.quotas.delete_over": "cleans up",
     "authsite.outboxes.claim": "takes what is due, whosever it is",
     "authsite.outboxes.give_back": "gives back what it has taken",
     "authsite.passwords._find_owner": "finds the user of a link of the release before",
@@ -39,6 +40,7 @@ EXCEPTIONS = {
     "authsite.sessions.cleanup.delete_dead": "cleans up",
     "authsite.sessions.ending.find_owner": "finds the user of a cookie of the release before, "
     "and tells another's session from none",
+    "authsite.sessions.trusted.delete_expired_trusts": "cleans up",
     "authsite.webhooks.outbox.delete_orphans": "cleans up",
     "authsite.webhooks.outbox.depth": "counts, for the operator",
 }

@@ -10,17 +10,19 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from authsite import accounts, chores, clock, database, deletions, passwords
+from authsite import accounts, chores, clock, database, deletions, passwords, sessions
 from authsite.database.models import (
     AccountEvent,
+    MailQuota,
     PasswordReset,
     SignInFailures,
     SpentToken,
+    TrustedBrowser,
     User,
     UserSession,
 )
 from authsite.errors import InvalidCredentials
-from authsite.mail import outbox
+from authsite.mail import outbox, quotas
 from authsite.second_steps import pending
 from tests import factories, services
 
@@ -56,6 +58,21 @@ def leave_something_of_everything(ada) -> None:
     with pytest.raises(InvalidCredentials):
         accounts.authenticate(ada.email, "wrong password")
     pending.spend_once("test", "a token", expires_at=clock.now())
+
+
+def test_trusts_and_counts_of_mail_go_once_their_time_is_over(ada, time_machine):
+    """PR-01: and not before."""
+    sessions.trust(ada.id, device_id=None, device_name="curl", ip_address=None)
+    quotas.count(ada.id, "any")
+    rota = chores.Rota()
+    run_due(time_machine, timedelta(hours=2), rota)
+    assert (count(TrustedBrowser), count(MailQuota)) == (1, 1)
+
+    run_due(time_machine, timedelta(days=2), rota)
+    assert (count(TrustedBrowser), count(MailQuota)) == (1, 0)
+
+    run_due(time_machine, OLD, rota)
+    assert (count(TrustedBrowser), count(MailQuota)) == (0, 0)
 
 
 def test_nobody_has_to_run_the_clean_up(ada, time_machine):

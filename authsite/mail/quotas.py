@@ -5,6 +5,7 @@ mailbox (SECURITY AP-22).
 """
 
 import uuid
+from collections.abc import Iterator
 from datetime import timedelta
 
 from sqlalchemy import case
@@ -41,3 +42,8 @@ def count(user_id: uuid.UUID, kind: str) -> int:
         .returning(MailQuota.sent)
     )
     return int(database.rows(counted)[0].sent)
+
+
+def delete_over() -> Iterator[int]:
+    """Delete counts whose window is over, in short transactions; yield how many in each."""
+    yield from database.delete_where_they_lie(MailQuota, MailQuota.window_ends_at <= clock.now())

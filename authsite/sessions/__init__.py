@@ -50,7 +50,15 @@ from .resuming import (
 )
 from .rotation import rotate
 from .starting import Client, describe, is_known_browser, start
-from .trusted import Trust, distrust_all, distrust_device, is_trusted, trust, trusted_count
+from .trusted import (
+    Trust,
+    delete_expired_trusts,
+    distrust_all,
+    distrust_device,
+    is_trusted,
+    trust,
+    trusted_count,
+)
 
 __all__ = [
     "ABSOLUTE_LIFETIME",
@@ -71,6 +79,7 @@ __all__ = [
     "cookie_digest",
     "count_before",
     "delete_dead",
+    "delete_expired_trusts",
     "delete_own_dead",
     "describe",
     "disown",

@@ -7,6 +7,7 @@ authenticator: the session is then as if there had been none.
 import hashlib
 import secrets
 import uuid
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -66,6 +67,13 @@ def distrust_all(user_id: uuid.UUID) -> int:
 def distrust_device(user_id: uuid.UUID, device_id: str) -> None:
     """Ask one device for the second step again."""
     database.run(_DISTRUST_DEVICE, {"owner_id": user_id, "of_device": device_id})
+
+
+def delete_expired_trusts() -> Iterator[int]:
+    """Delete trusts whose time is over, in short transactions; yield how many in each."""
+    yield from database.delete_where_they_lie(
+        TrustedBrowser, TrustedBrowser.expires_at <= clock.now()
+    )
 
 
 def _digest(user_id: uuid.UUID, secret: str) -> bytes:

@@ -181,6 +181,13 @@ def test_its_owner_is_told_by_an_event_and_a_mail(app, client, held):
     assert mails(app) == ["data_exported"]
 
 
+def test_whoever_only_asks_whether_there_is_one_has_not_taken_it(app, client, held):
+    answer = client.head(f"{V1}/users/me/export", headers=bearer(held))
+    assert (answer.status_code, answer.data) == (200, b"")
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    assert (events(app), mails(app)) == ([], [])
+
+
 def test_two_a_minute_are_enough(client, held):
     """LT-03"""
     for _ in range(2):
