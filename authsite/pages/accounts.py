@@ -184,6 +184,8 @@ def _login_page(form: LoginForm, *, unknown: str | None = None) -> ResponseRetur
     page = answers.page(
         "accounts/login.html",
         form=form,
+        # A refused passkey shows this page too, under its own path.
+        action=answers.leading_on(answers.LOGIN),
         is_needed="next" in request.args,
         register=answers.leading_on(answers.REGISTER),
         passkey_options=_passkey_options(),

@@ -162,3 +162,25 @@ def test_a_request_that_is_too_large_keeps_the_navigation(ada):
     answer = ada.send("/account", {"csrf_token": "x", "first_name": "x" * 70_000})
     assert answer.status_code == 413
     assert elements(answer, "nav", aria_label="Account")
+
+
+def test_a_form_that_is_shown_where_no_page_is_says_where_it_goes(app, ada, open_browser):
+    """Without an action it would be sent to the path that showed it, which takes another form."""
+    by_verb = {verb: set() for verb in ("GET", "POST")}
+    for rule in app.url_map.iter_rules():
+        for verb in by_verb.keys() & rule.methods:
+            by_verb[verb].add(rule.rule)
+    acts = {
+        path.replace("<device_id>", "0").replace("<passkey_id>", "0")
+        for path in by_verb["POST"] - by_verb["GET"]
+        if not path.startswith(("/api/", "/.authsite/", "/oauth/"))
+    }
+    assert "/login/passkey" in acts
+    shown = 0
+    for path in sorted(acts - {"/logout"}):
+        for browser, page in ((ada, "/account"), (open_browser(), "/login")):
+            for answer in (browser.post(path, page=page), browser.send(path)):
+                forms = elements(answer, "form")
+                assert all(form.get("action") for form in forms), path
+                shown += len(forms)
+    assert shown >= 4

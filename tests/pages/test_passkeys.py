@@ -13,7 +13,7 @@ from authsite.database.models import Passkey, SpentToken, User, UserSession
 from tests.api.conftest import count
 from tests.authenticator import UP, Authenticator, encoded
 from tests.factories import PASSWORD, turn_on
-from tests.pages.conftest import EMAIL, OTHER_EMAIL, Browser
+from tests.pages.conftest import EMAIL, OTHER_EMAIL, Browser, elements
 
 HERE = "http://localhost:5000"
 PASSKEYS = "/account/passkeys"
@@ -130,6 +130,19 @@ def test_a_refused_passkey_shows_the_form_again_and_the_button_stays(app, ada):
         assert options(answer.text)
     assert count(app, UserSession) == before
     assert not other.is_signed_in()
+
+
+def test_beside_a_refused_passkey_the_password_signs_in_and_leads_on(ada, app):
+    other = at_home(app)
+    path = "/login/passkey?next=/account/activity"
+    shown = other.post(path, page="/login?next=/account/activity", credential="{}")
+    assert shown.status_code == 422
+    password_form = elements(shown, "form")[0]["action"]
+    token = re.findall(r'name="csrf_token" value="([^"]+)"', shown.text)[0]
+    fields = {"csrf_token": token, "email": EMAIL, "password": PASSWORD}
+    answer = other.send(password_form, fields)
+    assert (answer.status_code, answer.location) == (303, "/account/activity")
+    assert other.is_signed_in()
 
 
 def test_a_passkey_that_is_gone_is_named_to_its_password_manager(app, ada):
