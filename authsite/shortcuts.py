@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Answer = tuple[list[tuple[str, str]], bytes]
-MAX_QUESTION = 8 * 1024
+MAX_DIGITS = 4  # of the length of a body: a token has 4,096 characters at most
 INTROSPECTION = "/api/v1/auth/introspect"
 # A body that both sides read alike: a token of ours needs no escape.
 _TOKEN = re.compile(rb"token=([A-Za-z0-9._~-]+)(?:&token_type_hint=[a-z_]*)?")
@@ -66,7 +66,7 @@ class Shortcut:
 
     def _answer(self, environ: "WSGIEnvironment", path: str) -> Answer | None:
         """Return what is to be answered, None where Flask has to decide."""
-        if environ.get("HTTP_HOST") != self._host:
+        if environ.get("HTTP_HOST") != self._host or headers.has_large_cookies(environ):
             return None
         if path != INTROSPECTION:
             return _forward_auth(environ)
@@ -76,7 +76,9 @@ class Shortcut:
 
 
 def _forward_auth(environ: "WSGIEnvironment") -> Answer | None:
-    if not current_app.config["FORWARD_AUTH_ORIGINS"] or headers.has_large_cookies(environ):
+    if not current_app.config["FORWARD_AUTH_ORIGINS"]:
+        return None
+    if environ["REQUEST_METHOD"] not in asking.METHODS:
         return None
     is_of_nginx = environ["PATH_INFO"] == "/auth-request"
     original = environ.get("HTTP_X_ORIGINAL_URL", "") if is_of_nginx else ""
@@ -116,7 +118,7 @@ def _is_plain(environ: "WSGIEnvironment") -> bool:
 def _token(environ: "WSGIEnvironment") -> str | None:
     """Return the body's token, None where the body holds anything else; Flask can read it again."""
     length = environ.get("CONTENT_LENGTH") or ""
-    if not (length.isascii() and length.isdecimal() and int(length[:5]) <= MAX_QUESTION):
+    if not (length.isascii() and length.isdecimal() and len(length) <= MAX_DIGITS):
         return None
     body = environ["wsgi.input"].read(int(length))
     environ["wsgi.input"] = io.BytesIO(body)

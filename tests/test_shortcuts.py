@@ -144,6 +144,8 @@ BODIES = {
     "with half a secret": {"headers": {"Authorization": "Basic \xe9"}},
     "over http": {"base_url": OWN.replace("https", "http")},
     "too long": {"data": {"token": "x" * 70_000}},
+    "with too many cookies": {"headers": BASIC | {"Cookie": "a=" + "x" * 9000}},
+    "of a length with zeros before it": {"environ_overrides": {"CONTENT_LENGTH": "0000000000300"}},
     "by another name": {"base_url": "https://evil.example.com"},
 }
 
@@ -163,7 +165,9 @@ def with_token(value, token):
     return value and value.replace("%54OKEN", escaped).replace("TOKEN", token)
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
+@pytest.mark.parametrize(
+    "method", ["GET", "HEAD", "PUT", "OPTIONS", "TRACE", "PROPFIND", "CONNECT"]
+)
 @pytest.mark.parametrize("path", ["/forward-auth", f"{V1}/auth/introspect"])
 def test_each_method_is_answered_as_flask_would(client, token, monkeypatch, path, method):
     sent = ASKED | ({"Authorization": f"Bearer {token}"} if path == "/forward-auth" else BASIC)

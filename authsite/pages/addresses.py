@@ -19,7 +19,7 @@ CONFIRMED = "Email address confirmed."
 def show_verify() -> ResponseReturnValue:
     """Show the button that confirms an address; a link's token first leaves the URL. Nothing is used up."""
     if "token" in request.args:
-        session["verify_email"] = request.args["token"][: answers.MAX_LINK_TOKEN]
+        answers.keep_link("verify_email")
         return redirect("/verify-email", 303)
     return _verify_page(PasswordForm())
 

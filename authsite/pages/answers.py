@@ -25,6 +25,11 @@ from ..web.forms import Form
 HOME = "/account/devices"
 LOGIN = authentication.LOGIN
 REGISTER = "/register"
+# What mailed links are called in the cookie.
+LINKS = (
+    *("reset", "verify_email", "confirm_registration", "not_me"),
+    *("change_email", "undo_email", "keep_account"),
+)
 MAX_LINK_TOKEN = 512  # the longest of ours have 450; a cookie holds 4096
 WRONG_PASSWORD = "Your password is wrong"  # noqa: S105
 EXPIRED = "Your form expired. Try again."
@@ -125,6 +130,17 @@ def own_origin_if_elsewhere() -> str | None:
     """Return our origin if this page is shown under another name; a browser binds passkeys to the name."""
     own = headers.own_origin()
     return own if urlsplit(own).netloc != request.host else None
+
+
+def keep_link(name: str) -> None:
+    """Keep the token of the link that was opened in the cookie, under this name, and that of one before.
+
+    A page that plants links could else fill the cookie, and with it every answer's head.
+    """
+    held = [each for each in session if each in LINKS and each != name]
+    for each in (name, *held[:-1]):
+        session.pop(each, None)
+    session[name] = request.args["token"][:MAX_LINK_TOKEN]
 
 
 def unusable_link(name: str, template: str) -> ResponseReturnValue:

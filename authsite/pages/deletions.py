@@ -57,7 +57,7 @@ def delete() -> ResponseReturnValue:
 def show_keep() -> ResponseReturnValue:
     """Show what keeps the account; a link's token first leaves the URL. Nothing is done."""
     if "token" in request.args:
-        session["keep_account"] = request.args["token"][: answers.MAX_LINK_TOKEN]
+        answers.keep_link("keep_account")
         return redirect("/keep-account", 303)
     return _keep_page(KeepAccountForm())
 

@@ -75,7 +75,7 @@ def cancel() -> ResponseReturnValue:
 def show_confirm() -> ResponseReturnValue:
     """Show the button that changes the address; a link's token first leaves the URL. Nothing is used up."""
     if "token" in request.args:
-        session["change_email"] = request.args["token"][: answers.MAX_LINK_TOKEN]
+        answers.keep_link("change_email")
         return redirect("/confirm-email", 303)
     return _confirm_page(PasswordForm())
 
@@ -96,7 +96,7 @@ def confirm() -> ResponseReturnValue:
 def show_undo() -> ResponseReturnValue:
     """Show what was changed and how to change it back; a link's token first leaves the URL."""
     if "token" in request.args:
-        session["undo_email"] = request.args["token"][: answers.MAX_LINK_TOKEN]
+        answers.keep_link("undo_email")
         return redirect("/undo-email", 303)
     return _undo_page(EmailForm())
 

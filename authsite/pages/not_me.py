@@ -24,7 +24,7 @@ EVERYTHING = (
 def show_not_me() -> ResponseReturnValue:
     """Show what was reported and what can be done; a link's token first leaves the URL. Nothing is done."""
     if "token" in request.args:
-        session["not_me"] = request.args["token"][: answers.MAX_LINK_TOKEN]
+        answers.keep_link("not_me")
         return redirect("/not-me", 303)
     return _page(EmailForm())
 

@@ -78,7 +78,7 @@ def forgot() -> ResponseReturnValue:
 def show_reset() -> ResponseReturnValue:
     """Show the form for a new password; a link's token first leaves the URL. Nothing is used up."""
     if "token" in request.args:
-        session["reset"] = request.args["token"][: answers.MAX_LINK_TOKEN]
+        answers.keep_link("reset")
         return redirect("/reset-password", 303)
     return _reset_page(NewPasswordForm())
 

@@ -16,7 +16,7 @@ blueprint = Blueprint("registrations", __name__)
 def show_confirm() -> ResponseReturnValue:
     """Show the button that creates the account; a link's token first leaves the URL. Nothing is used up."""
     if "token" in request.args:
-        session["confirm_registration"] = request.args["token"][: answers.MAX_LINK_TOKEN]
+        answers.keep_link("confirm_registration")
         return redirect("/register/confirm", 303)
     return _confirm_page(PasswordForm())
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 from email_validator import EmailNotValidError, validate_email
 from flask import request
 from flask_wtf import FlaskForm
-from werkzeug.datastructures import MultiDict
+from werkzeug.datastructures import CombinedMultiDict, MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 from wtforms import BooleanField, EmailField, Field, PasswordField, StringField, ValidationError
 from wtforms import Form as WTForm
@@ -78,8 +78,9 @@ def is_email(form: WTForm, field: Field) -> None:
         raise ValidationError("Enter your email address")
     if len(address) > MAX_EMAIL:
         raise ValidationError(f"Email address must be {MAX_EMAIL} characters or fewer")
-    if not address.isascii():
-        # Full-width letters or a Kelvin sign: one look, two addresses (CVE-2019-19844).
+    if not address.isascii() or "=?" in address:
+        # Full-width letters or a Kelvin sign: one look, two addresses (CVE-2019-19844). An encoded word
+        # (RFC 2047) is another mailbox to a server that decodes it.
         raise ValidationError(EMAIL_FORMAT)
     try:
         valid = validate_email(address, check_deliverability=False, allow_smtputf8=False)
@@ -143,6 +144,12 @@ class Form(FlaskForm):
     objects: ClassVar[frozenset[str]] = frozenset()
     given: frozenset[str] = frozenset()
     nulls: frozenset[str] = frozenset()
+
+    class Meta(FlaskForm.Meta):
+        def wrap_formdata(self, form: WTForm, formdata: Any) -> Any:
+            """Read fields of text only: none of ours is a file, and a field that is one is not there."""
+            found = super().wrap_formdata(form, formdata)
+            return request.form if isinstance(found, CombinedMultiDict) else found
 
     @classmethod
     def from_json(cls) -> Self:

@@ -1,5 +1,6 @@
 """What the pages must hold against forged requests, stolen cookies, hostile input and faults."""
 
+import io
 import itertools
 import re
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from itsdangerous import URLSafeTimedSerializer
 from authsite import create_app, database, errors
 from authsite.database.models import PasswordReset, User, UserSession
 from authsite.extensions import limiter
+from authsite.pages import answers
+from authsite.web import forms
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.pages.conftest import (
@@ -650,3 +653,46 @@ def test_a_browser_that_keeps_its_referer_to_itself_can_sign_in(app):
     browser = Browser(app, user_agent=CHROME_ON_WINDOWS, base_url="https://localhost")
     browser.register()
     assert browser.is_signed_in()
+
+
+def test_a_file_where_text_belongs_breaks_no_form(app, ada):
+    """AP-23, PG-16: every form, every field."""
+    names = {name for form in vars(forms).values() for name in _fields(form)}
+    paths = [
+        rule.rule
+        for rule in app.url_map.iter_rules()
+        if "POST" in rule.methods and not rule.arguments and not rule.rule.startswith("/api/")
+    ]
+    assert len(names) > 15
+    assert len(paths) > 25
+    for path in paths:
+        limiter.storage.reset()
+        files = {name: (io.BytesIO(b"x"), "x") for name in names}
+        token = {"csrf_token": ada.csrf_token("/account")} if ada.is_signed_in() else {}
+        answer = ada.client.post(path, data=files | token, content_type="multipart/form-data")
+        assert answer.status_code < 500, path
+
+
+def _fields(form) -> list[str]:
+    if not (isinstance(form, type) and issubclass(form, forms.Form)):
+        return []
+    return [name for name in dir(form) if hasattr(getattr(form, name), "field_class")]
+
+
+def test_planted_links_cannot_fill_the_cookie(app, open_browser):
+    """PG-19: a proxy takes 4 KB of an answer's head; of links that were opened the last two are kept."""
+    browser = open_browser()
+    tokens = {path: f"{number}{'x-' * 300}" for number, path in enumerate(LINKS)}
+    for path, token in tokens.items():
+        browser.get(path, query_string={"token": token})
+    head = browser.get("/login").headers
+
+    assert sum(len(name) + len(value) + 4 for name, value in head.items()) < 3500
+    held = [name for name in browser.cookie_content() if name in answers.LINKS]
+    assert held == ["verify_email", "keep_account"]
+
+
+LINKS = (
+    *("/confirm-email", "/undo-email", "/not-me", "/reset-password", "/verify-email"),
+    "/keep-account",
+)
