@@ -176,17 +176,14 @@ def test_readyz_says_so_in_the_log_once_and_never_in_its_answer(held, caplog):
 # The command line
 
 ONE_ACCOUNT = (
-    *("activate-user", "create-user", "deactivate-user", "export-user", "list-sessions", "unlock"),
-    *(
-        "reset-two-step",
-        "revoke-sessions",
-        "send-reset",
-        "set-password",
-        "show-user",
-        "verify-email",
-    ),
+    *("activate-user", "create-user", "deactivate-user", "delete-user", "export-user"),
+    *("list-sessions", "reset-two-step", "revoke-sessions", "send-reset", "set-password"),
+    *("show-user", "unlock", "verify-email"),
 )
-ALL = ("cleanup-activity", "cleanup-sessions", "reencrypt-secrets", "send-mail", "session-stats")
+ALL = (
+    *("cleanup", "cleanup-accounts", "cleanup-activity", "cleanup-sessions"),
+    *("reencrypt-secrets", "send-mail", "session-stats"),
+)
 ARGUMENTS = {
     **{name: [EMAIL] for name in ONE_ACCOUNT},
     **{name: [] for name in ALL},

@@ -50,20 +50,10 @@ def test_asking_for_a_link_does_not_tell_whether_one_was_sent(make_app):
     assert answers[0].get_json() == {"success": True, "message": words}
 
 
-def test_a_registration_with_its_link_is_five_statements(make_app, monkeypatch):
+def test_a_registration_with_its_link_is_five_statements(client, sent_statements, monkeypatch):
     """LIFE §3: user, address, turn, mail and event, in one transaction."""
-    from sqlalchemy import event
-
-    from authsite import database
-
-    app, sent = make_app(EMAIL_VERIFICATION="optional"), []
+    monkeypatch.setitem(client.application.config, "EMAIL_VERIFICATION", "optional")
     body = {"email": EMAIL, "password": "three random words", "first_name": "Ada"}
-    with app.app_context():
-        engine = database.engine()
-    note = lambda *arguments: sent.append(arguments[2])  # noqa: E731
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        assert app.test_client().post(f"{V1}/auth/register", json=body).status_code == 201
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
-    assert len([each for each in sent if not each.startswith("BEGIN")]) == 5, sent
+    with sent_statements() as sent:
+        assert client.post(f"{V1}/auth/register", json=body).status_code == 201
+    assert len(sent) == 5, sent
