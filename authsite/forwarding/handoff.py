@@ -90,7 +90,7 @@ def callback() -> ResponseReturnValue:
 @blueprint.post("/.authsite/sign-out")
 def sign_out() -> ResponseReturnValue:
     """End the session behind this product's cookie, and so in all products of this browser."""
-    origin = _product()
+    origin, location = _product(), authentication.LOGIN
     if request.headers.get("Origin") != origin:
         raise Forbidden("Another site sent this")
     try:
@@ -99,7 +99,8 @@ def sign_out() -> ResponseReturnValue:
         pass
     else:
         sessions.end(ended.account.id, ended.id, reason="logged_out")
-    answer = _redirect(f"{headers.own_origin()}/login", 303)
+        location = authentication.AFTER_SIGN_OUT
+    answer = _redirect(f"{headers.own_origin()}{location}", 303)
     cookies.drop(answer, cookies.app_name())
     return answer
 

@@ -86,7 +86,7 @@ def signed_out() -> Response:
     # The cookie changes, and so no page of the account comes back by the Back button. Clear-Site-Data would
     # do no more, and costs Chromium a second where its cache is large.
     authentication.forget()
-    return done("You have signed out.", LOGIN)
+    return done(authentication.SIGNED_OUT, LOGIN)
 
 
 def others_signed_out(count: int) -> str:

@@ -57,6 +57,9 @@ DEVICE_COOKIE_LIFETIME = timedelta(days=400)  # browsers keep none for longer
 MAX_TRUSTS = 4  # so many people may have one browser trusted at a time
 LOGIN = "/login"
 CONFIRM = "/login/confirm"
+# Where a product leads that has signed its browser out: the session's cookie is still there.
+AFTER_SIGN_OUT = f"{LOGIN}?signed-out=here"
+SIGNED_OUT = "You have signed out."
 SIGNED_OUT_ELSEWHERE = "This device was signed out. Sign in again to continue."
 View = TypeVar("View", bound=Callable[..., Any])
 _DEVICE_ID = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -191,7 +194,8 @@ def from_cookie() -> None:
         resumed = sessions.resume_page(*_named_by_cookie(), session["secret"])
     except SessionRevoked:
         forget()
-        flash(SIGNED_OUT_ELSEWHERE)
+        is_own_act = request.path == LOGIN and request.args.get("signed-out") == "here"
+        flash(SIGNED_OUT if is_own_act else SIGNED_OUT_ELSEWHERE)
         return
     g.cookie_expires_at = resumed.expires_at
     if not bindings.is_proven(resumed):

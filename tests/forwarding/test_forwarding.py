@@ -13,7 +13,7 @@ from authsite.config import ConfigError
 from tests import factories, services
 from tests.api.conftest import V1, log_in, session_id
 from tests.factories import NEW_PASSWORD, PASSWORD
-from tests.pages.conftest import EMAIL, Browser, words
+from tests.pages.conftest import EMAIL, Browser, flash, words
 
 WIKI, SHOP, ACCOUNT = (
     "https://wiki.example.com",
@@ -245,9 +245,22 @@ def test_signing_out_on_a_product_signs_out_of_all(visitor, app):
     for origin in (WIKI, SHOP):
         visitor.enter(origin)
     answer = visitor.on(WIKI, "/.authsite/sign-out", "POST", headers={"Origin": WIKI})
-    assert (answer.status_code, answer.location) == (303, f"{ACCOUNT}/login")
+    assert answer.status_code == 303
     assert not visitor.is_let_in(SHOP)
+    login = visitor.account.get(answer.location.removeprefix(ACCOUNT))
+    assert flash(login) == "You have signed out."
     assert not visitor.account.is_signed_in()
+
+
+def test_a_product_that_has_signed_nobody_out_does_not_say_so(visitor):
+    visitor.enter(WIKI)
+    other = Browser(visitor.app)
+    other.sign_in()
+    gone = f"/account/devices/{visitor.account.session_id()}/revoke"
+    assert other.post(gone, page="/account").status_code == 303
+    answer = visitor.on(WIKI, "/.authsite/sign-out", "POST", headers={"Origin": WIKI})
+    login = visitor.account.get(answer.location.removeprefix(ACCOUNT))
+    assert flash(login) == "This device was signed out. Sign in again to continue."
 
 
 @pytest.mark.parametrize("origin", [None, SHOP, "null", "https://evil.example", ACCOUNT])
