@@ -54,15 +54,27 @@ IN_A_ROW = {
     "sign_in_failed": "{} failed sign-ins, the last",
     "second_step_failed": "{} wrong codes for the second step, the last",
 }
-# Of each of which there is a mail; signing out all devices is told only where there were others.
-MAILED = frozenset(
-    {
-        *("password_changed", "password_reset", "password_set", "password_reset_requested"),
-        *("refresh_reused", "data_exported", "email_change_undone"),
-        *("two_step_on", "two_step_off", "second_step_changed", "recovery_code_used"),
-        "key_not_proven",
-    }
-)
+# The mail that goes out with every act of the kind. Not always mailed, and an event does not tell when: a
+# sign-in (from a new device), a new address (to the old one, if confirmed), a sign-out of all (of others).
+MAILED = {
+    "refresh_reused": "token_reuse",
+    "password_changed": "password_changed",
+    "password_set": "password_changed",
+    "password_reset_requested": "password_reset",
+    "password_reset": "password_changed",
+    "email_change_requested": "change_email",
+    "email_change_undone": "password_reset",
+    "not_me_reported": "password_reset",
+    "data_exported": "data_exported",
+    "deletion_requested": "deletion_scheduled",
+    "two_step_on": "second_step_changed",
+    "two_step_off": "second_step_changed",
+    "second_step_changed": "second_step_changed",
+    "recovery_code_used": "recovery_code_used",
+    "passkey_added": "passkey_changed",
+    "passkey_removed": "passkey_changed",
+    "key_not_proven": "key_not_proven",
+}
 
 
 class Entry(NamedTuple):
