@@ -88,6 +88,18 @@ def feed(
     return rows, rows[-1].id if len(found) > limit else None
 
 
+def suspect_since(user_id: uuid.UUID, kinds: Sequence[str], at: datetime) -> datetime:
+    """Return since when whoever did an act of these kinds, the first at that moment or later, was in.
+
+    That is when his session began; `at`, where the act had none or is no longer known.
+    """
+    key = {"owner_id": user_id, "kinds": list(kinds), "start": database.first_uuid7(at)}
+    act = database.row(_ACT, key)
+    if act is None or act.session_id is None:
+        return at
+    return min(at, database.moment_of(act.session_id))
+
+
 def delete_old(before: datetime, *, batch_size: int) -> Iterator[int]:
     """Delete what happened before, oldest first, in short transactions; yield how many in each.
 
@@ -117,6 +129,16 @@ def count_before(before: datetime) -> int:
 _AFTER_ALL = uuid.UUID(int=2**128 - 1)
 _INSERT = database.Prepared(insert(AccountEvent))
 _OWNER = bindparam("owner_id", type_=Uuid())
+_ACT = (
+    select(AccountEvent.session_id)
+    .where(
+        AccountEvent.user_id == _OWNER,
+        AccountEvent.id >= bindparam("start", type_=Uuid()),
+        AccountEvent.kind.in_(bindparam("kinds", expanding=True)),
+    )
+    .order_by(AccountEvent.id)
+    .limit(1)
+)
 _IS_FULL = (
     select(SignInFailures.recent)
     .where(SignInFailures.key == bindparam("counter"))

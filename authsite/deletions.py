@@ -21,7 +21,9 @@ from . import (
     activity,
     clock,
     database,
+    email_changes,
     events,
+    passkeys,
     passwords,
     registrations,
     sessions,
@@ -139,9 +141,10 @@ def keep(
 ) -> Account:
     """Open the account again whose deletion the link names, and return it.
 
-    With `is_reset` its password is nobody's from then on, and a reset is mailed. Nobody is signed in, and
-    what has ended stays so. `email` is what the person typed, InvalidInput if it is not the account's. Raise
-    EmailTokenInvalid, also for a second use.
+    With `is_reset` its password is nobody's from then on, and a reset is mailed; what was added to sign in
+    with since the session began that asked for it, or for a change of the address, goes. Nobody is signed in,
+    and what has ended stays so. `email` is what the person typed, InvalidInput if it is not the account's.
+    Raise EmailTokenInvalid, also for a second use.
     """
     key, (account, _) = _read(token), find(token)
     if spelling.canonical_email(email) != account.email:
@@ -155,11 +158,21 @@ def keep(
         activity.record("deletion_cancelled", account.id)
         webhooks.emit("user.activated", account.id)
         if is_reset:
+            passkeys.remove_made_since(account.id, _suspect_since(account.id, key["after"]))
             passwords.request_reset(
                 account.email, device_name=device_name, ip_address=ip_address, after="everything"
             )
     events.record("deletion_cancel", user_id=account.id, is_reset=is_reset)
     return Account._make(row)
+
+
+def _suspect_since(user_id: uuid.UUID, delete_after: datetime) -> datetime:
+    """Return since when whoever asked for this deletion, or for a change of the address, was in."""
+    request = database.row(_LAST_REQUEST, {"owner_id": user_id})
+    # No deletion waits longer: with its event cleared away this is early enough.
+    at = request.created_at if request else delete_after - LONGEST_WAIT
+    since = activity.suspect_since(user_id, ("deletion_requested",), at)
+    return min(since, email_changes.suspect_since(user_id) or since)
 
 
 def delete_due(*, batch_size: int = BATCH) -> Iterator[int]:
@@ -305,6 +318,12 @@ _KEEP = (
 )
 _KEEP_AND_RESET = _KEEP.values(
     password_hash=bindparam("new_hash", type_=String()), password_changed_at=_NOW
+)
+_LAST_REQUEST = (
+    select(AccountEvent.created_at)
+    .where(AccountEvent.user_id == _OWNER_ID, AccountEvent.kind == "deletion_requested")
+    .order_by(AccountEvent.id.desc())
+    .limit(1)
 )
 _IS_DUE = User.delete_after <= _NOW
 _NEXT_DUE = (

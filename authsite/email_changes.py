@@ -3,7 +3,7 @@
 Nothing changes before the link comes back that the new address got, together with a session of the account
 or its password. Then the old address, if it was known to be the owner's, gets a link that undoes it, and
 stays the account's for as long. Undoing leads to that very address whatever came after, and takes all with
-it that a thief could hold: later changes, every session, the password.
+it that a thief could hold: later changes, every session, the password, and what was added to sign in with.
 
 The user's row is locked first, and its address written before `user_emails`: the order of a registration.
 """
@@ -37,6 +37,7 @@ from . import (
     clock,
     database,
     events,
+    passkeys,
     passwords,
     sessions,
     spelling,
@@ -52,6 +53,7 @@ from .mail import emails, outbox
 ALREADY_YOURS = "This is already your email address"
 ALREADY_THEIRS = "This is already the account's email address"
 OTHER_ADDRESS = "Type the email address that our email went to"
+_REQUESTED = ("email_change_requested",)
 # No link is older; how long one works stands in the row.
 LONGEST_UNDO = timedelta(days=30)
 
@@ -62,6 +64,7 @@ class Change(NamedTuple):
     id: str
     old_email: str
     new_email: str
+    requested_at: datetime
     account: Account
 
 
@@ -172,11 +175,18 @@ def undo(token: str, email: str, *, device_name: str, ip_address: str | None) ->
     return undo_change(change, device_name=device_name, ip_address=ip_address)
 
 
-def undo_change(change: Change, *, device_name: str, ip_address: str | None) -> Account:
+def undo_change(
+    change: Change,
+    *,
+    device_name: str,
+    ip_address: str | None,
+    suspect_since: datetime | None = None,
+) -> Account:
     """Give the account back the address that the change gave up, and mail a reset there.
 
     Every later change ends with its link, every session ends, and the password is nobody's; an account that
-    was to be deleted stays. Raise EmailTokenInvalid if it was undone meanwhile.
+    was to be deleted stays. What was added to sign in with since the session began that asked for the change,
+    or since `suspect_since` if that was before, goes too. Raise EmailTokenInvalid if it was undone meanwhile.
     """
     user_id = change.account.id
     # Of nobody's password: guessing at it takes the time that any other takes.
@@ -194,6 +204,8 @@ def undo_change(change: Change, *, device_name: str, ip_address: str | None) -> 
             sessions.end_all(user_id, reason="email_undone")
             account = _move(_RESTORE, user_id, change.old_email, now, new_hash=new_hash)
             database.run(_FREE_OTHERS, key | {"address": change.old_email})
+            since = activity.suspect_since(user_id, _REQUESTED, change.requested_at)
+            passkeys.remove_made_since(user_id, min(since, suspect_since or since))
             if locked.delete_after is not None:
                 activity.record("deletion_cancelled", user_id)
                 webhooks.emit("user.activated", user_id)
@@ -208,6 +220,17 @@ def undo_change(change: Change, *, device_name: str, ip_address: str | None) -> 
         raise EmailTokenInvalid from None
     events.record("email_undo", user_id=user_id, change_id=change.id)
     return account
+
+
+def suspect_since(user_id: uuid.UUID) -> datetime | None:
+    """Return since when whoever asked for the first change that is open was in; None where none is.
+
+    Open is what waits for its link, and what can be undone.
+    """
+    first = database.row(_FIRST_OPEN, {"owner_id": user_id, "now": clock.now()})
+    if first is None:
+        return None
+    return activity.suspect_since(user_id, _REQUESTED, first.created_at)
 
 
 def change_by_operator(email: str, new_email: str) -> Account:
@@ -346,7 +369,7 @@ def _find(purpose: str, token: str, max_age: timedelta, statement: Any) -> Chang
 
 
 def _change(row: Row) -> Change:
-    return Change(row[0], row[1], row[2], Account._make(row[3:]))
+    return Change(row[0], row[1], row[2], row[3], Account._make(row[4:]))
 
 
 def _read(purpose: str, token: str, max_age: timedelta) -> tuple[uuid.UUID, str]:
@@ -408,7 +431,10 @@ _WAITING = select(EmailChange.new_email, EmailChange.expires_at).where(
     EmailChange.user_id == _OWNER_ID, *_WAITS
 )
 _OF_USER = (
-    select(EmailChange.id, EmailChange.old_email, EmailChange.new_email, *ACCOUNT_COLUMNS)
+    select(
+        *(EmailChange.id, EmailChange.old_email, EmailChange.new_email, EmailChange.created_at),
+        *ACCOUNT_COLUMNS,
+    )
     .join_from(EmailChange, User, User.id == EmailChange.user_id)
     .where(EmailChange.user_id == _OWNER_ID, _IS_OPEN_OR_LEAVING)
 )
@@ -418,6 +444,12 @@ _UNDOABLE = _NAMED.where(*_CAN_BE_UNDONE)
 _UNDOABLE_TO = (
     _OF_USER.where(EmailChange.old_email == bindparam("address"), *_CAN_BE_UNDONE)
     .order_by(EmailChange.confirmed_at.desc())
+    .limit(1)
+)
+_FIRST_OPEN = (
+    select(EmailChange.created_at)
+    .where(EmailChange.user_id == _OWNER_ID, or_(and_(*_WAITS), and_(*_CAN_BE_UNDONE)))
+    .order_by(EmailChange.created_at)
     .limit(1)
 )
 _CONFIRM = (

@@ -19,6 +19,7 @@ from . import (
     database,
     email_changes,
     events,
+    passkeys,
     passwords,
     sessions,
     spelling,
@@ -99,6 +100,8 @@ def end_session(token: str, *, device_name: str, ip_address: str | None) -> bool
 def end_everything(token: str, email: str, *, device_name: str, ip_address: str | None) -> None:
     """End every session and make the password unusable, which a mailed reset mends.
 
+    What was added to sign in with since the reported session began goes too; for a password, since that of
+    whoever changed it did.
     `email` is what the person typed, InvalidInput if it is not the address of the mail. Where the account's
     was changed since, and that can be undone, it is: else the reset would go to whoever changed it. A second
     use raises EmailTokenInvalid: it would only mail again.
@@ -110,7 +113,12 @@ def end_everything(token: str, email: str, *, device_name: str, ip_address: str 
         change = email_changes.find_undoable_to(account.id, typed)
         if change is None:
             raise InvalidInput([("email", OTHER_ADDRESS)])
-        email_changes.undo_change(change, device_name=device_name, ip_address=ip_address)
+        email_changes.undo_change(
+            change,
+            device_name=device_name,
+            ip_address=ip_address,
+            suspect_since=_suspect_since(report),
+        )
         return
     # Of nobody's password: guessing at it takes the time that any other takes.
     values = {"new_hash": hashing.hash_password(secrets.token_urlsafe(32)), "now": now}
@@ -126,7 +134,7 @@ def end_everything(token: str, email: str, *, device_name: str, ip_address: str 
             raise EmailTokenInvalid
         activity.record("not_me_reported", account.id)
         sessions.end_all(account.id, reason="not_me")
-        sessions.distrust_all(account.id)
+        passkeys.remove_made_since(account.id, _suspect_since(report))
         accounts.end_resets(account.id)
         accounts.end_email_change(account.id)
         passwords.request_reset(
@@ -135,6 +143,15 @@ def end_everything(token: str, email: str, *, device_name: str, ip_address: str 
     events.record("not_me_everything", user_id=account.id)
 
 
+def _suspect_since(report: Report) -> datetime:
+    """Return since when the reported stranger was in; a session's row may be gone, its id tells it too."""
+    if report.kind != "password":
+        return database.moment_of(uuid.UUID(report.of))
+    changed_at = datetime.fromisoformat(report.of)
+    return activity.suspect_since(report.account.id, _PASSWORD_ACTS, changed_at)
+
+
+_PASSWORD_ACTS = ("password_changed", "password_set", "password_reset")
 _SESSION_ACT = "not_me session"
 _OWNER = User.id == bindparam("owner_id")
 _ACCOUNT = select(*ACCOUNT_COLUMNS, User.password_changed_at).where(_OWNER, User.is_active)

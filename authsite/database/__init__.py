@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -439,6 +439,11 @@ def uuid7(moment: datetime) -> uuid.UUID:
 def first_uuid7(moment: datetime) -> uuid.UUID:
     """Return a bound: smaller than every id made at this moment or later, greater than all before."""
     return uuid.UUID(int=_milliseconds(moment) << 80)
+
+
+def moment_of(made: uuid.UUID) -> datetime:
+    """Return when such an id was made, or up to a millisecond before."""
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=made.int >> 80)
 
 
 def _milliseconds(moment: datetime) -> int:

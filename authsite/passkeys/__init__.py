@@ -3,6 +3,7 @@
 adding      a passkey is made, and its public half kept
 using       signs in, finishes a sign-in, confirms who it is
 listing     what there is of them, under which names; taken away again
+reclaiming  what was added by a thief goes, and an app and recovery codes of his with it
 ceremonies  what a browser is asked for, and what is demanded of its answer
 challenges  what it has to sign: no row before it is used, none twice
 
@@ -12,6 +13,7 @@ Attestation, which tells makes of devices apart, is not asked for: nobody's is b
 from .adding import MOST, add, creation_options
 from .ceremonies import are_available
 from .listing import accepted, is_only_factor, of, remove, rename
+from .reclaiming import remove_made_since
 from .using import (
     CONFIRM,
     SECOND_STEP,
@@ -38,6 +40,7 @@ __all__ = [
     "offer",
     "options_of",
     "remove",
+    "remove_made_since",
     "rename",
     "sign_in",
     "sign_in_options",

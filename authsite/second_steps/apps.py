@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from .. import activity, clock, database, events, sessions
 from ..crypto import sealing, tokens
-from ..database import Row
+from ..database import Row, UtcDateTime
 from ..database.models import Account, AuthenticatorApp
 from ..errors import InvalidCode, SetupTokenInvalid
 from . import codes, notices, recovery, switch
@@ -93,6 +93,11 @@ def remove(user_id: uuid.UUID) -> bool:
     if was_there:
         events.record("app_removed", user_id=user_id)
     return was_there
+
+
+def delete_made_since(user_id: uuid.UUID, since: datetime) -> bool:
+    """Delete an app set up at that moment or later; for a transaction that has locked the user's row."""
+    return database.run(_DELETE_MADE_SINCE, {"owner_id": user_id, "since": since}) == 1
 
 
 def turn_off(user_id: uuid.UUID) -> bool:
@@ -209,6 +214,9 @@ def _write(row: dict[str, object]) -> None:
 _OWN = AuthenticatorApp.user_id == bindparam("owner_id")
 _FIND = select(*AuthenticatorApp.__table__.c).where(_OWN)
 _DELETE = delete(AuthenticatorApp).where(_OWN)
+_DELETE_MADE_SINCE = _DELETE.where(
+    AuthenticatorApp.created_at >= bindparam("since", type_=UtcDateTime())
+)
 _USE = (
     update(AuthenticatorApp)
     .where(_OWN, AuthenticatorApp.last_step < bindparam("step"))

@@ -8,7 +8,10 @@ from ..mail import emails, outbox
 
 
 def changed(user_id: uuid.UUID, what: str) -> None:
-    """Mail that it is `on` or `off`, or that the `app` or the `codes` have changed."""
+    """Mail that it is `on` or `off`, or that the `app` or the `codes` have changed.
+
+    Codes that are `gone` are not replaced by others.
+    """
     by = activity.actor(user_id)
     notice = emails.second_step_changed(
         user_id, what=what, changed_at=clock.now(), session_id=by.session_id, **_whence(by)

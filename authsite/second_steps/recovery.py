@@ -1,12 +1,13 @@
 """Recovery codes: ten on paper, each good once, replaced as a set."""
 
 import uuid
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from .. import activity, clock, database, events, sessions
-from ..database import Row
+from ..database import Row, UtcDateTime
 from ..database.models import RecoveryCode, User
 from ..errors import AlreadyReplaced, NoSecondStep
 from . import codes, notices
@@ -66,6 +67,11 @@ def delete_all(user_id: uuid.UUID) -> None:
     database.run(_DELETE, {"owner_id": user_id})
 
 
+def delete_made_since(user_id: uuid.UUID, since: datetime) -> bool:
+    """Delete a set made at that moment or later; for a transaction that has locked the user's row."""
+    return database.run(_DELETE_MADE_SINCE, {"owner_id": user_id, "since": since}) > 0
+
+
 def use(user_id: uuid.UUID, code: str) -> bool:
     """Use one code up; return False for one that is not the user's or has been used."""
     key = {"owner_id": user_id, "of_code": codes.recovery_digest(user_id, code)}
@@ -102,6 +108,9 @@ LOCK_USER = (
 )
 _OWN = RecoveryCode.user_id == bindparam("owner_id")
 _DELETE = delete(RecoveryCode).where(_OWN)
+_DELETE_MADE_SINCE = _DELETE.where(
+    RecoveryCode.created_at >= bindparam("since", type_=UtcDateTime())
+)
 _USE = (
     update(RecoveryCode)
     .where(_OWN, RecoveryCode.digest == bindparam("of_code"), RecoveryCode.used_at.is_(None))
