@@ -814,6 +814,28 @@ def test_one_session_is_found_and_ended_and_the_others_stay(cli, ada):
     assert found[0]["id"] not in cli("list-sessions", ada.email).output
 
 
+def test_the_sessions_stand_under_what_they_tell(cli, ada):
+    factories.session_rows(ada, device_name="A telephone with a long name")
+    factories.session_rows(ada, ip_address="203.0.113.7")
+    heads, *lines = cli("list-sessions", ada.email).stdout.splitlines()
+    columns = {name: heads.index(name) for name in ("DEVICE", "ADDRESS", "SIGNED IN", "LAST USED")}
+    assert heads.startswith("ID ")
+    assert {line[columns["ADDRESS"] :].split()[0] for line in lines} == {"-", "203.0.113.7"}
+    assert all(line[columns["LAST USED"] :].endswith("Z") for line in lines)
+
+
+def test_an_account_without_sessions_is_said_to_have_none(cli, ada):
+    assert cli("list-sessions", ada.email).stdout == "ada@example.com is signed in nowhere.\n"
+    assert cli("list-sessions", ada.email, "--json").stdout == "[]\n"
+
+
+def test_a_session_is_signed_out_once_and_then_is_so_already(cli, ada):
+    (row,) = factories.session_rows(ada)
+    assert cli("revoke-session", str(row["id"])).stdout == "Signed out curl.\n"
+    again = cli("revoke-session", str(row["id"]))
+    assert (again.exit_code, again.stdout) == (0, "curl is signed out already.\n")
+
+
 def test_a_session_that_is_none_is_not_ended(cli, ada):
     factories.session_rows(ada)
     assert cli("revoke-session", "01a21a7f-7e02-721c-ba92-75890a2bbe42").exit_code == 1
@@ -948,7 +970,7 @@ def test_deleting_at_once_leaves_nobody(cli, ada):
     assert (again.exit_code, "No account has this email address" in again.output) == (1, True)
 
 
-def test_cleaning_up_accounts_takes_what_is_due_and_says_what(cli, ada, time_machine):
+def test_cleaning_up_accounts_takes_what_is_due_and_says_what(cli, ada, time_machine, caplog):
     registrations.claim(
         email="joan@example.com",
         password=PASSWORD,
@@ -959,12 +981,16 @@ def test_cleaning_up_accounts_takes_what_is_due_and_says_what(cli, ada, time_mac
     cli("delete-user", ada.email)
     assert json.loads(cli("cleanup-accounts", "--json").stdout)["accounts"] == 0
     time_machine.move_to(clock.now() + timedelta(days=7), tick=False)
+    one_each = "1 account, 1 unconfirmed registration, 0 changes of email address.\n"
+    none = "0 accounts, 0 unconfirmed registrations, 0 changes of email address.\n"
     would = cli("cleanup-accounts", "--dry-run")
-    assert would.stdout == "Would delete 1 accounts, 1 claims, 0 changes.\n"
+    assert would.stdout == f"Would delete {one_each}"
     assert cli("show-user", ada.email).exit_code == 0
-    assert cli("cleanup-accounts").stdout == "Deleted 1 accounts, 1 claims, 0 changes.\n"
+    assert cli("cleanup-accounts").stdout == f"Deleted {one_each}"
+    told = caplog.records[-1].facts
+    assert [told[name] for name in ("accounts", "claims", "changes")] == [1, 1, 0]
     assert cli("show-user", ada.email).exit_code == 1
-    assert cli("cleanup-accounts").stdout == "Deleted 0 accounts, 0 claims, 0 changes.\n"
+    assert cli("cleanup-accounts").stdout == f"Deleted {none}"
     assert cli("cleanup-accounts", "--batch-size", "0").exit_code == 2
 
 
@@ -974,7 +1000,7 @@ def test_cleaning_up_does_all_three_though_one_fails(cli, ada, time_machine, mon
     time_machine.move_to(clock.now() + timedelta(days=8), tick=False)
     would = cli("cleanup", "--dry-run")
     assert "Would delete 2 sessions" in would.stdout
-    assert "Would delete 1 accounts" in would.stdout
+    assert "Would delete 1 account," in would.stdout
 
     def fail(*_, **__):
         raise OperationalError("DELETE", {}, Exception("gone"))
@@ -984,4 +1010,4 @@ def test_cleaning_up_does_all_three_though_one_fails(cli, ada, time_machine, mon
     result = cli("cleanup")
     assert result.exit_code == 1
     assert "Deleted 2 sessions" in result.stdout
-    assert "Deleted 1 accounts" in result.stdout
+    assert "Deleted 1 account," in result.stdout

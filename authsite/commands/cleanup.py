@@ -11,6 +11,11 @@ from . import activity, sessions
 from .shell import blueprint, reporting
 
 PAUSE_BETWEEN_BATCHES = 0.01
+NOUNS = {
+    "accounts": ("account", "accounts"),
+    "claims": ("unconfirmed registration", "unconfirmed registrations"),
+    "changes": ("change of email address", "changes of email address"),
+}
 
 
 @blueprint.cli.command("cleanup-accounts")
@@ -35,11 +40,18 @@ def cleanup_accounts(batch_size: int, dry_run: bool, as_json: bool) -> None:
         }
         _total(accounts.delete_given_up())
     seconds = round(time.monotonic() - started, 3)
-    events.record("cleanup_accounts", deleted=counts, dry_run=dry_run, seconds=seconds)
+    events.record(
+        "cleanup_accounts",
+        accounts=counts["accounts"],
+        claims=counts["claims"],
+        changes=counts["changes"],
+        dry_run=dry_run,
+        seconds=seconds,
+    )
     if as_json:
         click.echo(json.dumps(counts | {"dry_run": dry_run, "seconds": seconds}))
         return
-    said = ", ".join(f"{count} {name}" for name, count in counts.items())
+    said = ", ".join(f"{count} {NOUNS[name][count != 1]}" for name, count in counts.items())
     click.echo(f"{'Would delete' if dry_run else 'Deleted'} {said}.")
 
 

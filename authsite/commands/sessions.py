@@ -14,6 +14,7 @@ from ..web import times
 from .shell import blueprint, counted, reporting
 
 PAUSE_BETWEEN_BATCHES = 0.01
+HEADS = ["ID", "DEVICE", "ADDRESS", "SIGNED IN", "LAST USED"]
 
 
 @blueprint.cli.command("cleanup-sessions")
@@ -60,6 +61,7 @@ def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bo
 @reporting
 def list_sessions(email: str, as_json: bool) -> None:
     """List where an account is signed in, the last used first."""
+    account = accounts.find_by_email(email)
     found = [
         {
             "id": str(each.id),
@@ -68,13 +70,19 @@ def list_sessions(email: str, as_json: bool) -> None:
             "created_at": times.iso(each.created_at),
             "last_used_at": times.iso(each.last_used_at),
         }
-        for each in sessions.active_for(accounts.find_by_email(email).id)
+        for each in sessions.active_for(account.id)
     ]
     if as_json:
         click.echo(json.dumps(found))
         return
-    for each in found:
-        click.echo("  ".join(str(value or "-") for value in each.values()))
+    if not found:
+        click.echo(f"{account.email} is signed in nowhere.")
+        return
+    lines = [HEADS, *([value or "-" for value in each.values()] for each in found)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (f"{cell:{width}}" for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
 
 
 @blueprint.cli.command("revoke-session")
@@ -85,7 +93,9 @@ def revoke_session(session_id: uuid.UUID) -> None:
     owner = sessions.find_owner(session_id)
     if owner is None:
         raise SessionNotFound
-    click.echo(f"Signed out {sessions.end(owner, session_id, reason='revoked')}.")
+    was_live = sessions.find_own(owner, session_id) is not None
+    name = sessions.end(owner, session_id, reason="revoked")
+    click.echo(f"Signed out {name}." if was_live else f"{name} is signed out already.")
 
 
 @blueprint.cli.command("session-stats")
