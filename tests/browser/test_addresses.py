@@ -71,7 +71,7 @@ def test_an_address_is_confirmed_by_the_one_button(chromium, sites, mailbox, has
         page = open_(has_script=has_script)
         register(page, email)
         banner = page.get_by_role("complementary", name="Your email address")
-        banner.get_by_role("button", name="Send a link").click()
+        banner.get_by_role("button", name="Send a new link").click()
         expect(flash(page)).to_have_text(f"We have sent a link to {email}. It works for 24 hours.")
         page.goto(link(mailbox, email, "/verify-email"))
         page.get_by_role("button", name="Confirm").click()

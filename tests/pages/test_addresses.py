@@ -128,6 +128,10 @@ def test_every_page_asks_to_confirm_the_address_until_it_is_confirmed(app, ada):
 
 def test_the_link_is_sent_again_three_times_an_hour(app, ada):
     assert mails(app) == ["verify_email"]
+    told = (
+        f"open the link in our email to {EMAIL}. Not there, or older than 24 hours? Send a new link"
+    )
+    assert told in words(ada.get("/account/devices"))
     for _ in range(3):
         answer = ada.post("/account/email/resend", page="/account/devices")
     assert mails(app) == ["verify_email"] * 3
