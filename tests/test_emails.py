@@ -289,7 +289,7 @@ CORE = {
         "its password alone signs in",
         "An operator of Acme Notes did it",
         "Every device was signed out.",
-        "Tell the operator of Acme Notes.",
+        "Did you not ask for this? Reset your password",
     ],
     "app changed": ["The authenticator app", "was changed"],
     "codes changed": ["New recovery codes were made", "The old ones no longer work"],
@@ -326,7 +326,7 @@ CORE = {
         "Every device is signed out",
     ],
     "reset by an operator": [
-        "An operator of Acme Notes sent you this link:",
+        "An operator of Acme Notes sent you this link.",
         "If you do not need it, ignore this email.",
     ],
     "reset after everything was": ["Every device is signed out", "no longer works."],
@@ -661,3 +661,28 @@ def test_a_new_device_is_told_with_the_facts_of_its_session(make_app):
     assert name in mailbox.subjects[0]
     for fact in (name, "198.51.100.9", "Paris, France (approximate)"):
         assert fact in mailbox.text()
+
+
+@pytest.mark.parametrize(
+    "name", ["second step off", "exported by an operator", "passkey removed by an operator"]
+)
+def test_whoever_did_not_ask_for_an_operators_act_is_told_what_can_be_done(make_app, name):
+    """Whom to write to where that is known; the reset helps in any case."""
+    assert "Did you not ask for this? Reset your password" in compose(MAILS[name]()).body
+    app = make_app(SITE_NAME="Acme Notes", SUPPORT_EMAIL="help@acme.example")
+    with app.app_context():
+        body = compose(MAILS[name]()).body
+    assert "Did you not ask for this? Write to help@acme.example. Reset your password" in body
+
+
+def test_an_address_that_an_operator_has_changed_is_the_operators_to_change_back(make_app):
+    by_operator = emails.email_is_now(USER, changed_at=NOON)
+    assert "Only the operator of Acme Notes can change it back." in compose(by_operator).body
+    app = make_app(SITE_NAME="Acme Notes", SUPPORT_EMAIL="help@acme.example")
+    with app.app_context():
+        assert "ask for this? Write to help@acme.example." in compose(by_operator).body
+
+
+def test_the_name_of_the_site_needs_no_article():
+    text = compose(MAILS["verify_email"]()).body
+    assert "There is an account at Acme Notes with the address ada@example.com." in text

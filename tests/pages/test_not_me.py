@@ -86,11 +86,11 @@ def test_of_a_device_that_has_signed_out_meanwhile_no_button_says_to_sign_it_out
     """LIFE §8.3: a thief who signs himself out first is locked out all the same."""
     reader = Browser(app)
     page = open_link(reader, deliver(app, mailbox))
-    assert "It is signed out meanwhile." not in words(page)
+    assert "It has been signed out already." not in words(page)
     assert "No, sign that device out" in words(page)
     thief.sign_out()
     page = reader.get("/not-me")
-    assert "It is signed out meanwhile." in words(page)
+    assert "It has been signed out already." in words(page)
     assert "No, it was not me" in words(page)
     assert "sign that device out" not in words(page)
     reader.post("/not-me")
