@@ -34,7 +34,7 @@ def test_the_tour_of_the_api_works_when_pasted(site):
     assert (done.returncode, done.stderr) == (0, "")
     said = done.stdout
     assert '"device_name": "Chrome on Windows"' in said
-    assert '"device_name": "curl"' in said
+    assert said.index('"device_name": "curl"') < said.index('"device_name": "Chrome on Windows"')
     assert '"message":"Session revoked: curl"' in said
     assert said.count('"code":"session_revoked"') == 2
     assert "one successor" in said

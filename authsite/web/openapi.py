@@ -239,7 +239,7 @@ def _security(place: Place) -> list[dict[str, list[str]]]:
 
 
 def _tag(endpoint: str) -> str:
-    return endpoint.split(".")[1].capitalize()
+    return endpoint.split(".")[1].replace("_", " ").capitalize()
 
 
 def _refusal(form: type[forms.Form], members: dict[str, Any]) -> InvalidInput | None:

@@ -6,6 +6,7 @@ import pytest
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.requests_client import OAuth2Session as AuthlibSession
 from oauthlib.oauth2 import (
+    InsecureTransportError,
     InvalidGrantError,
     LegacyApplicationClient,
     OAuth2Error,
@@ -83,6 +84,12 @@ def test_the_client_in_the_readme_finishes_a_sign_in_that_wants_a_second_step(se
     readme = (services.ROOT / "README.md").read_text()
     (client,) = re.findall(r"```python\n(from oauthlib.*?)```", readme, re.S)
     exec(client, names := {})
+    # As the README says of http.
+    assert "`OAUTHLIB_INSECURE_TRANSPORT=1`" in readme
+    with pytest.MonkeyPatch.context() as environ:
+        environ.delenv("OAUTHLIB_INSECURE_TRANSPORT")
+        with pytest.raises(InsecureTransportError):
+            names["sign_in"](f"{site.url}{V1}", EMAIL, PASSWORD, lambda _: "")
     asked = []
     signed_in = names["sign_in"](
         f"{site.url}{V1}",

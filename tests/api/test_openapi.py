@@ -1106,6 +1106,13 @@ def test_every_problem_leads_to_a_place_on_the_page(page):
     assert len(page.ids) == len(set(page.ids))
 
 
+def test_the_parts_of_the_page_are_called_by_words(bare_client):
+    text = bare_client.get(f"{V1}/docs").text
+    names = re.findall("<h2[^>]*>([^<]*)</h2>", text)
+    assert {"Email changes", "Step up", "Second steps"} <= set(names)
+    assert all(re.fullmatch("[A-Z][a-z]*( [a-z]+)*", name) for name in names)
+
+
 def test_every_link_within_the_page_leads_somewhere(page):
     within = [link.removeprefix("#") for link in page.links if link.startswith("#")]
     assert len(within) > 50
