@@ -17,6 +17,7 @@ from authsite import (
     exports,
     not_me,
     passwords,
+    second_steps,
     sessions,
     throttling,
 )
@@ -42,6 +43,7 @@ from authsite.errors import (
 from authsite.mail import outbox
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
+from tests.test_passkeys import add as add_passkey
 from tests.test_races import at_once
 
 E1, E2, E3, E4 = (f"ada{number}@example.com" for number in (1, 2, 3, 4))
@@ -768,7 +770,18 @@ ACTS = {
     "Your Harbour data was downloaded": lambda ada, session: list(
         exports.export(ada, by=session, ip_address="203.0.113.7")
     ),
+    "New passkey for Harbour: his": lambda ada, session: add_passkey(
+        ada, name="his", session_id=session.id
+    ),
+    "Two-step sign-in is on for Harbour": lambda ada, session: factories.turn_on(ada),
+    "Your second step for Harbour was changed": lambda ada, session: new_codes(ada),
 }
+
+
+def new_codes(ada) -> None:
+    factories.turn_on(ada)
+    outbox.deliver()
+    second_steps.recovery.replace(ada.id, replaces=second_steps.recovery.current_set(ada.id))
 
 
 @pytest.mark.parametrize("subject", ACTS)

@@ -16,7 +16,7 @@ def changed(user_id: uuid.UUID, what: str) -> None:
     notice = emails.second_step_changed(
         user_id, what=what, changed_at=clock.now(), session_id=by.session_id, **_whence(by)
     )
-    outbox.queue(notice)
+    outbox.queue_everywhere(notice)
 
 
 def recovery_code_used(user_id: uuid.UUID, left: int, *, session_id: uuid.UUID) -> None:
@@ -45,7 +45,7 @@ def passkey(user_id: uuid.UUID, what: str, name: str) -> None:
         session_id=by.session_id,
         **_whence(by),
     )
-    outbox.queue(notice)
+    outbox.queue_everywhere(notice)
 
 
 def _whence(by: activity.Actor) -> dict[str, Any]:
