@@ -1,6 +1,6 @@
 """Change one's address, confirm it from the new mailbox, change it back from the old one."""
 
-from flask import Blueprint, flash, g, redirect, request, session
+from flask import Blueprint, g, redirect, request, session
 from flask.typing import ResponseReturnValue
 
 from .. import accounts, email_changes, sessions, spelling
@@ -19,6 +19,10 @@ blueprint = Blueprint("email_changes", __name__)
 
 HERE = "/account/email"
 TOO_MANY = "Too many links were asked for in the last hour. Try again later"
+SIGN_IN_FIRST = (
+    "Your account asks for a second step. Sign in first, then open the link in our email again."
+    " Your address is unchanged."
+)
 TAKEN = "That email address belongs to another account. Yours is unchanged."
 UNDONE = (
     "Your address is changed back and every device is signed out. Open the link that we have just sent you"
@@ -83,7 +87,10 @@ def show_confirm() -> ResponseReturnValue:
 @blueprint.post("/confirm-email")
 @limits.confirm_email_change
 def confirm() -> ResponseReturnValue:
-    """Change the address, by the session of its account or with its password, which signs in."""
+    """Change the address, by the session of its account or with its password, which signs in.
+
+    Where two-step sign-in is on, the password alone changes nothing: its owner signs in first.
+    """
     try:
         return _confirm_own() if "session" in g else _confirm_by_password()
     except EmailTokenInvalid:
@@ -157,11 +164,11 @@ def _confirm_by_password() -> ResponseReturnValue:
     except InvalidCredentials:
         form.refuse("password", answers.WRONG_PASSWORD)
         return _confirm_page(form)
+    # Nothing is changed before the second step, which only a sign-in asks for.
+    if authenticated.two_step_since is not None:
+        return answers.done(SIGN_IN_FIRST, answers.LOGIN)
     account = email_changes.confirm(authenticated.account.id, token)
     session.pop("change_email")
-    flash(
-        _changed(account.email)
-    )  # for who is asked for a second step now; else the cookie is emptied
     authentication.sign_in(authenticated._replace(account=account), is_remembered=False)
     return answers.done(_changed(account.email), HERE)
 
