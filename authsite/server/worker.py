@@ -37,7 +37,8 @@ MAX_DRAINED = 1024 * 1024
 # What all unfinished requests of a process may hold together.
 MAX_HELD = 32 * 1024 * 1024
 MAX_CHUNK_LINE = 64
-_PIECE = 64 * 1024
+_PIECE = 16 * 1024
+_OF_BODIES = (b"content-length", b"transfer-encoding", b"expect")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -68,8 +69,13 @@ class ClientSocket(socket.socket):
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send what the client has room for, and keep the rest for the main thread."""
-        self.unsent += data
-        self.send_more()
+        sent = 0
+        if not self.unsent:
+            with contextlib.suppress(BlockingIOError):
+                sent = super().send(data)
+        if sent < len(data):
+            self.unsent += data[sent:]
+            self.send_more()
 
     def send(self, data: Any, flags: int = 0) -> int:
         self.sendall(data)
@@ -122,6 +128,8 @@ class Intake:
 
     def _read_head(self, head: bytes) -> None:
         """Note how the body will be delimited (RFC 9112 §6.3)."""
+        if not any(name in head for name in _OF_BODIES):
+            return
         lengths = []
         for line in head.split(b"\r\n")[1:]:
             name, _, value = line.partition(b":")
