@@ -56,6 +56,8 @@ def test_two_step_sign_in_is_set_up_used_trusted_recovered_and_removed(
     secret = parse_qs(scanned.query)["secret"][0]
     assert (scanned.scheme, scanned.netloc) == ("otpauth", "totp")
     assert scanned.path.endswith(email.replace("@", "%40"))
+    above = page.get_by_role("heading", name="1. Scan this").bounding_box()
+    assert page.locator(".qr").bounding_box()["y"] >= above["y"] + above["height"] + 8
     assert page.locator(".key").inner_text().replace(" ", "") == secret
     assert SECRET.fullmatch(secret)
     phone = Phone(secret)
@@ -66,6 +68,8 @@ def test_two_step_sign_in_is_set_up_used_trusted_recovered_and_removed(
     look("Save your recovery codes")
     paper = page.get_by_role("main").get_by_role("listitem").all_inner_texts()
     assert len(set(paper)) == 10
+    for code in page.locator(".codes code").all():
+        assert code.evaluate("each => each.getClientRects().length") == 1, "it stands on one line"
     page.get_by_role("link", name="I have saved them").click()
     look("Security")
     expect(page.get_by_text("10 of 10 recovery codes left")).to_be_visible()
@@ -73,6 +77,10 @@ def test_two_step_sign_in_is_set_up_used_trusted_recovered_and_removed(
 
     enter_password(page, email)
     look("Enter your code")
+    label, hint = (
+        page.locator(each).bounding_box() for each in ("label[for=trust]", "#trust-hint")
+    )
+    assert hint["x"] > label["x"]
     page.get_by_role("textbox", name="Code").fill("000000")
     page.get_by_role("button", name="Continue").click()
     look("Enter your code")
