@@ -69,7 +69,9 @@ def _lock(connection: Connection) -> None:
         connection.execute(text("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
     else:
-        connection.begin()  # BEGIN IMMEDIATE: the second waits for the first
+        # BEGIN IMMEDIATE: the second waits for the first, which may take its time.
+        connection.connection.driver_connection.execute("PRAGMA busy_timeout = 120000")
+        connection.begin()
 
 
 def _render_item(kind: str, item: object, autogen_context: object) -> str | bool:
