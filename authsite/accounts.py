@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flask import current_app
 from sqlalchemy import (
@@ -19,7 +19,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from . import (
@@ -48,9 +47,12 @@ from .errors import (
     EmailTaken,
     InactiveAccount,
     InvalidCredentials,
+    InvalidInput,
     UnknownAccount,
 )
 from .mail import emails, outbox
+
+OTHER_ADDRESS = "Type the email address that our email went to"
 
 
 class Authenticated(NamedTuple):
@@ -262,12 +264,18 @@ def find_id(email: str) -> uuid.UUID:
     return _holder(email).id or NOBODY
 
 
+def require_typed(typed: str, email: str) -> None:
+    """Raise InvalidInput unless the person typed this address, which a scanner of mails does not."""
+    if spelling.canonical_email(typed) != email:
+        raise InvalidInput([("email", OTHER_ADDRESS)])
+
+
 def take_email(user_id: uuid.UUID, email: str) -> bool:
     """Make an address the user's, if it is nobody's, is kept for nobody any longer, or is his already.
 
     Return whether it is his now. Of two who take it at once the primary key gives it to one.
     """
-    taking = _insert_emails().values(email=email, user_id=user_id)
+    taking = database.upsert(UserEmail).values(email=email, user_id=user_id)
     taken = taking.on_conflict_do_update(
         index_elements=[UserEmail.email],
         set_={"user_id": user_id, "kept_until": None},
@@ -283,7 +291,7 @@ def give_up_email(user_id: uuid.UUID, email: str, *, kept_until: datetime | None
             delete(UserEmail).where(UserEmail.user_id == user_id, UserEmail.email == email)
         )
         return
-    keeping = _insert_emails().values(email=email, user_id=user_id, kept_until=kept_until)
+    keeping = database.upsert(UserEmail).values(email=email, user_id=user_id, kept_until=kept_until)
     database.run(
         keeping.on_conflict_do_update(
             index_elements=[UserEmail.email],
@@ -307,7 +315,7 @@ def adopt(since: datetime) -> int:
     unlisted = select(User.email, User.id).where(
         User.id >= database.first_uuid7(since), ~exists().where(UserEmail.email == User.email)
     )
-    adopting = _insert_emails().from_select(["email", "user_id"], unlisted)
+    adopting = database.upsert(UserEmail).from_select(["email", "user_id"], unlisted)
     return database.run(adopting.on_conflict_do_nothing())
 
 
@@ -349,10 +357,6 @@ def _holder(email: str) -> database.Row:
     holder = database.row(_HOLDER, {"email": spelling.canonical_email(email)})
     assert holder is not None
     return holder
-
-
-def _insert_emails() -> Any:
-    return (sqlite if database.is_sqlite() else postgresql).insert(UserEmail)
 
 
 def _renew_hash(found: database.Row, password: str) -> None:

@@ -7,7 +7,6 @@ which there may be many in short transactions, the user's own at last; one that 
 the next run. What is left is a mail, until it is sent, and ids on their way to the products.
 """
 
-import secrets
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -27,7 +26,6 @@ from . import (
     passwords,
     registrations,
     sessions,
-    spelling,
     throttling,
     webhooks,
 )
@@ -46,14 +44,12 @@ from .errors import (
     AccountBeingDeleted,
     EmailTokenInvalid,
     InactiveAccount,
-    InvalidInput,
     SessionRevoked,
     UnknownAccount,
     WrongCurrentPassword,
 )
 from .mail import emails, outbox
 
-OTHER_ADDRESS = "Type the email address that our email went to"
 CLOSED = "This account is deactivated, so nobody could keep it. Delete it at once with --now."
 # No link is older; until when one works stands in it.
 LONGEST_WAIT = timedelta(days=31)
@@ -147,10 +143,8 @@ def keep(
     Raise EmailTokenInvalid, also for a second use.
     """
     key, (account, _) = _read(token), find(token)
-    if spelling.canonical_email(email) != account.email:
-        raise InvalidInput([("email", OTHER_ADDRESS)])
-    # Of nobody's password: guessing at it takes the time that any other takes.
-    new_hash = hashing.hash_password(secrets.token_urlsafe(32)) if is_reset else None
+    accounts.require_typed(email, account.email)
+    new_hash = hashing.hash_of_nobody() if is_reset else None
     with database.transaction():
         row = database.row(_KEEP_AND_RESET if is_reset else _KEEP, key | {"new_hash": new_hash})
         if row is None:

@@ -52,7 +52,6 @@ from .mail import emails, outbox
 
 ALREADY_YOURS = "This is already your email address"
 ALREADY_THEIRS = "This is already the account's email address"
-OTHER_ADDRESS = "Type the email address that our email went to"
 _REQUESTED = ("email_change_requested",)
 # No link is older; how long one works stands in the row.
 LONGEST_UNDO = timedelta(days=30)
@@ -170,8 +169,7 @@ def undo(token: str, email: str, *, device_name: str, ip_address: str | None) ->
     after a change that was undone, raises EmailTokenInvalid.
     """
     change = find_undoable(token)
-    if spelling.canonical_email(email) != change.old_email:
-        raise InvalidInput([("email", OTHER_ADDRESS)])
+    accounts.require_typed(email, change.old_email)
     return undo_change(change, device_name=device_name, ip_address=ip_address)
 
 
@@ -189,8 +187,7 @@ def undo_change(
     or since `suspect_since` if that was before, goes too. Raise EmailTokenInvalid if it was undone meanwhile.
     """
     user_id = change.account.id
-    # Of nobody's password: guessing at it takes the time that any other takes.
-    new_hash = hashing.hash_password(secrets.token_urlsafe(32))
+    new_hash = hashing.hash_of_nobody()
     now = clock.now()
     key = {"owner_id": user_id, "change_id": change.id, "now": now}
     try:

@@ -5,7 +5,6 @@ signed in to the account before wait until its password is reset. Ending everyth
 the mail went to, which a scanner does not type. No link sets a password or signs in.
 """
 
-import secrets
 import uuid
 from datetime import datetime
 from typing import NamedTuple
@@ -28,11 +27,9 @@ from . import (
 from .crypto import hashing, tokens
 from .database import Row
 from .database.models import ACCOUNT_COLUMNS, Account, User, UserSession
-from .errors import EmailTokenInvalid, InvalidInput
+from .errors import EmailTokenInvalid
 from .mail import emails
 from .second_steps import pending
-
-OTHER_ADDRESS = "Type the email address that our email went to"
 
 
 class Report(NamedTuple):
@@ -109,10 +106,8 @@ def end_everything(token: str, email: str, *, device_name: str, ip_address: str 
     report = find(token)
     account, now = report.account, clock.now()
     typed = spelling.canonical_email(email)
-    if typed != account.email:
-        change = email_changes.find_undoable_to(account.id, typed)
-        if change is None:
-            raise InvalidInput([("email", OTHER_ADDRESS)])
+    change = None if typed == account.email else email_changes.find_undoable_to(account.id, typed)
+    if change is not None:
         email_changes.undo_change(
             change,
             device_name=device_name,
@@ -120,8 +115,8 @@ def end_everything(token: str, email: str, *, device_name: str, ip_address: str 
             suspect_since=_suspect_since(report),
         )
         return
-    # Of nobody's password: guessing at it takes the time that any other takes.
-    values = {"new_hash": hashing.hash_password(secrets.token_urlsafe(32)), "now": now}
+    accounts.require_typed(typed, account.email)
+    values = {"new_hash": hashing.hash_of_nobody(), "now": now}
     seen = datetime.fromisoformat(report.of) if report.kind == "password" else None
     with database.transaction():
         disable = _DISABLE if seen is None else _DISABLE_SEEN

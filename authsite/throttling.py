@@ -19,7 +19,6 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, case, delete, exists, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from . import activity, clock, database, events, spelling
 from .crypto import tokens
@@ -168,7 +167,7 @@ def close(email: str) -> None:
         "window_ends_at": clock.now() + WINDOW,
         "consecutive": CLOSED,
     }
-    insert = (sqlite if database.is_sqlite() else postgresql).insert(SignInFailures)
+    insert = database.upsert(SignInFailures)
     closing = insert.values(key=key_for(email), **full)
     database.run(closing.on_conflict_do_update(index_elements=[SignInFailures.key], set_=full))
 
@@ -185,7 +184,7 @@ def may_mail(name: str, whom: str) -> bool:
     There are at most MAX_MAILS in any hour: each that is counted begins the hour anew.
     """
     now = clock.now()
-    insert = (sqlite if database.is_sqlite() else postgresql).insert(SignInFailures)
+    insert = database.upsert(SignInFailures)
     is_over = SignInFailures.window_ends_at <= now
     counted = insert.values(
         key=tokens.keyed_digest(f"mail {name}", whom),
@@ -242,7 +241,7 @@ def _too_many(key: bytes, now: datetime, most: Most, for_good: str) -> TooManyAt
 
 def _add(key: bytes, now: datetime, *, up_to: Most | None = None) -> bool:
     """Add one wrong one; with `up_to` none where so many have been reached. Return whether it did."""
-    insert = (sqlite if database.is_sqlite() else postgresql).insert(SignInFailures)
+    insert = database.upsert(SignInFailures)
     is_over = SignInFailures.window_ends_at <= now
     is_allowed = up_to and and_(
         or_(is_over, SignInFailures.recent < up_to.recent),

@@ -6,6 +6,7 @@ made for another Flask application still verify, and are renewed at the next sig
 
 import contextlib
 import os
+import secrets
 import sys
 import threading
 import unicodedata
@@ -72,6 +73,11 @@ def hash_password(password: str) -> str:
     """Return the argon2id hash (PHC string, at most 255 characters) of the NFC-normalised password."""
     with slot():
         return _nicely(HASHER.hash, normalise(password))
+
+
+def hash_of_nobody() -> str:
+    """Return the hash of a password that nobody has; guessing at it takes the time that any other takes."""
+    return hash_password(secrets.token_urlsafe(32))
 
 
 def is_correct(password: str, password_hash: str | None) -> bool:

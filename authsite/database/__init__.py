@@ -36,6 +36,7 @@ from sqlalchemy import (
     literal_column,
     select,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import psycopg as psycopg_dialect
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
@@ -255,6 +256,11 @@ def init_app(app: Flask) -> None:
     app.extensions["transactional_engine"] = transactional
 
 
+def upsert(table: Any) -> Any:
+    """Return an INSERT into the table that may say what happens on a conflict, as both databases spell it."""
+    return (sqlite if is_sqlite() else postgresql).insert(table)
+
+
 def is_among(column: Any, ids: Select[Any]) -> ColumnElement[bool]:
     """Return the condition that the column holds one of these ids, which are found first, and once."""
     if is_sqlite():
@@ -270,17 +276,19 @@ def count(table: Any, condition: ColumnElement[bool]) -> int:
     return found[0] if found else 0
 
 
-def delete_in_batches(key: Any, is_dead: ColumnElement[bool]) -> Iterator[int]:
+def delete_in_batches(
+    key: Any, is_dead: ColumnElement[bool], *, of: type[Base] | None = None
+) -> Iterator[int]:
     """Delete rows by their primary key in short transactions; yield how many in each.
 
-    Rows that another transaction holds are skipped: nobody is waited for. A batch that takes long makes the
-    next one smaller.
+    Where the key has several columns it is `place()`, `of` the table. Rows that another transaction holds are
+    skipped: nobody is waited for. A batch that takes long makes the next one smaller.
     """
-    size = FIRST_BATCH
+    size, table = FIRST_BATCH, key.table if of is None else of
     while True:
         began_at = time.monotonic()
-        dead = select(key).where(is_dead).limit(size).with_for_update(skip_locked=True)
-        deleted = run(delete(key.table).where(is_among(key, dead)))
+        dead = select(key).select_from(table).where(is_dead).limit(size)
+        deleted = run(delete(table).where(is_among(key, dead.with_for_update(skip_locked=True))))
         if not deleted:
             return
         yield deleted
@@ -288,16 +296,9 @@ def delete_in_batches(key: Any, is_dead: ColumnElement[bool]) -> Iterator[int]:
         size = max(1, min(LARGEST_BATCH, int(size * min(share, 2))))
 
 
-def delete_where_they_lie(table: Any, is_dead: ColumnElement[bool]) -> Iterator[int]:
-    """Delete rows of a table whose key has several columns, as `delete_in_batches` does."""
-    place: ColumnElement[Any] = literal_column("rowid" if is_sqlite() else "ctid")
-    while True:
-        dead = select(place).select_from(table).where(is_dead).limit(FIRST_BATCH)
-        locked = dead.with_for_update(skip_locked=True)
-        deleted = run(delete(table).where(is_among(place, locked)))
-        if not deleted:
-            return
-        yield deleted
+def place() -> ColumnElement[Any]:
+    """Return where a row lies, which stands for its key inside one statement that locks it."""
+    return literal_column("rowid" if is_sqlite() else "ctid")
 
 
 def is_sqlite() -> bool:

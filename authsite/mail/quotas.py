@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from sqlalchemy import case
-from sqlalchemy.dialects import postgresql, sqlite
 
 from .. import clock, database
 from ..database.models import MailQuota
@@ -28,7 +27,7 @@ class UsedUp(Exception):
 def count(user_id: uuid.UUID, kind: str) -> int:
     """Count one mail of this kind and return how many it makes since the window began."""
     now = clock.now()
-    insert = (sqlite if database.is_sqlite() else postgresql).insert(MailQuota)
+    insert = database.upsert(MailQuota)
     is_over = MailQuota.window_ends_at <= now
     counted = (
         insert.values(user_id=user_id, kind=kind, sent=1, window_ends_at=now + WINDOW)
@@ -46,4 +45,5 @@ def count(user_id: uuid.UUID, kind: str) -> int:
 
 def delete_over() -> Iterator[int]:
     """Delete counts whose window is over, in short transactions; yield how many in each."""
-    yield from database.delete_where_they_lie(MailQuota, MailQuota.window_ends_at <= clock.now())
+    is_over = MailQuota.window_ends_at <= clock.now()
+    yield from database.delete_in_batches(database.place(), is_over, of=MailQuota)

@@ -5,7 +5,7 @@ from typing import Any
 from flask import Blueprint, g, redirect, request, session
 from flask.typing import ResponseReturnValue
 
-from .. import not_me, sessions
+from .. import accounts, not_me, sessions
 from ..errors import EmailTokenInvalid, InvalidInput
 from ..web import authentication, limits
 from ..web.forms import EmailForm
@@ -55,7 +55,7 @@ def _end_everything(token: str) -> ResponseReturnValue:
     try:
         not_me.end_everything(token, form.email.data or "", **_facts())
     except InvalidInput:
-        form.refuse("email", not_me.OTHER_ADDRESS)
+        form.refuse("email", accounts.OTHER_ADDRESS)
         return _page(form)
     session.pop("not_me")
     if "session" in g and authentication.current_session().account.id == owner.id:

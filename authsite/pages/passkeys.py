@@ -1,6 +1,5 @@
 """Passkeys on pages: list, add, rename, remove. Only adding needs a script: the browser has no other way."""
 
-import uuid
 from typing import Any
 
 from flask import Blueprint, redirect
@@ -15,7 +14,6 @@ from . import answers, step_up
 blueprint = Blueprint("passkeys", __name__)
 
 PASSKEYS = "/account/passkeys"
-GONE = "That passkey has been removed already."
 REFUSED = "That passkey cannot be added. Try again"
 
 
@@ -56,8 +54,6 @@ def add_passkey() -> ResponseReturnValue:
 def show_rename(passkey_id: str) -> ResponseReturnValue:
     """Show the form for another name."""
     passkey = _find(passkey_id)
-    if passkey is None:
-        return answers.done(GONE, PASSKEYS)
     form = PasskeyNameForm(data={"name": passkey.name})
     return answers.page("passkeys/rename.html", form=form, passkey=passkey)
 
@@ -68,14 +64,9 @@ def show_rename(passkey_id: str) -> ResponseReturnValue:
 def rename(passkey_id: str) -> ResponseReturnValue:
     """Give a passkey another name."""
     form, passkey = PasskeyNameForm(), _find(passkey_id)
-    if passkey is None:
-        return answers.done(GONE, PASSKEYS)
     if not form.validate():
         return answers.page("passkeys/rename.html", form=form, passkey=passkey)
-    try:
-        renamed = passkeys.rename(passkey.user_id, passkey.id, form.name.data or "")
-    except PasskeyNotFound:
-        return answers.done(GONE, PASSKEYS)
+    renamed = passkeys.rename(passkey.user_id, passkey.id, form.name.data or "")
     return answers.done(f"The name is now {renamed.name}.", PASSKEYS)
 
 
@@ -85,8 +76,6 @@ def rename(passkey_id: str) -> ResponseReturnValue:
 def show_remove(passkey_id: str) -> ResponseReturnValue:
     """Ask whether a passkey shall go, and say what follows."""
     passkey = _find(passkey_id)
-    if passkey is None:
-        return answers.done(GONE, PASSKEYS)
     return _removal_page(step_up.prepared(ConfirmingForm()), passkey)
 
 
@@ -96,27 +85,27 @@ def show_remove(passkey_id: str) -> ResponseReturnValue:
 def remove(passkey_id: str) -> ResponseReturnValue:
     """Take a passkey away."""
     passkey = _find(passkey_id)
-    if passkey is None:
-        return answers.done(GONE, PASSKEYS)
     form = step_up.prepared(ConfirmingForm())
     if not form.validate() or not step_up.confirmed(form):
         return _removal_page(form, passkey)
-    try:
-        is_turned_off = passkeys.remove(passkey.user_id, passkey.id)
-    except PasskeyNotFound:
-        return answers.done(GONE, PASSKEYS)
+    is_turned_off = passkeys.remove(passkey.user_id, passkey.id)
     more = " Two-step sign-in is off." if is_turned_off else ""
     return answers.done(f"Passkey removed: {passkey.name}.{more}", PASSKEYS)
 
 
-def _find(passkey_id: str) -> database.Row | None:
-    """Return one's own passkey; unknown, foreign and malformed ids are all None."""
-    try:
-        wanted = uuid.UUID(passkey_id)
-    except ValueError:
-        return None
+@blueprint.errorhandler(PasskeyNotFound)
+def tell_that_it_is_gone(_: PasskeyNotFound) -> ResponseReturnValue:
+    """Lead back to the list: another device was faster."""
+    return answers.done("That passkey has been removed already.", PASSKEYS)
+
+
+def _find(passkey_id: str) -> database.Row:
+    """Return one's own passkey; raise PasskeyNotFound for unknown, foreign and malformed ids alike."""
     own = passkeys.of(authentication.current_session().account.id)
-    return next((each for each in own if each.id == wanted), None)
+    found = next((each for each in own if str(each.id) == passkey_id), None)
+    if found is None:
+        raise PasskeyNotFound
+    return found
 
 
 def _passkeys_page(form: AddPasskeyForm) -> ResponseReturnValue:

@@ -4,7 +4,6 @@ import uuid
 from typing import Any
 
 from sqlalchemy import Uuid, bindparam, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from .. import activity, clock, database, events, second_steps
 from ..database import Row
@@ -70,7 +69,7 @@ def _write(row: dict[str, Any]) -> Row:
     assert count is not None
     if count[0] >= MOST:
         raise TooManyPasskeys
-    insert = (sqlite if database.is_sqlite() else postgresql).insert(Passkey)
+    insert = database.upsert(Passkey)
     # A passkey is one account's: of two that show the same, one has it.
     statement = insert.values(**row).on_conflict_do_nothing().returning(*Passkey.__table__.c)
     added = database.row(statement)

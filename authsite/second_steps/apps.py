@@ -9,7 +9,6 @@ from typing import NamedTuple
 import pyotp
 from flask import current_app
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from .. import activity, clock, database, events, sessions
 from ..crypto import sealing, tokens
@@ -202,7 +201,7 @@ def _about_the_clock(secret: str, typed: str | None, now: datetime) -> str | Non
 
 
 def _write(row: dict[str, object]) -> None:
-    insert = (sqlite if database.is_sqlite() else postgresql).insert(AuthenticatorApp)
+    insert = database.upsert(AuthenticatorApp)
     changed = {name: row[name] for name in row if name != "user_id"}
     database.run(
         insert.values(**row).on_conflict_do_update(

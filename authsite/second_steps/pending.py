@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import orjson
 from sqlalchemy import bindparam, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from .. import clock, database
 from ..accounts import Authenticated
@@ -76,7 +75,7 @@ def is_spent(purpose: str, value: str) -> bool:
 def spend_once(purpose: str, value: str, *, expires_at: datetime) -> bool:
     """Note that a signed thing has been used; return False if it had been. The primary key decides."""
     digest = _digest(purpose, value)
-    insert = (sqlite if database.is_sqlite() else postgresql).insert(SpentToken)
+    insert = database.upsert(SpentToken)
     statement = insert.values(digest=digest, expires_at=expires_at).on_conflict_do_nothing()
     return database.run(statement) == 1
 
