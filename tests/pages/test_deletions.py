@@ -61,7 +61,7 @@ def test_the_profile_leads_there_and_the_page_says_what_happens_and_when(dated):
     page = dated.get("/account/delete")
     assert heading(page) == "Delete your account"
     assert (
-        f"Every device is signed out now. Everything is deleted on {DAY}."
+        f"Every device will be signed out at once. Everything will be deleted on {DAY}."
         " Until then the link in our email brings it back."
     ) in words(page)
     assert elements(page, "a", href="/account/export")
