@@ -122,8 +122,7 @@ def delete_old(before: datetime, *, batch_size: int) -> Iterator[int]:
 
 def count_before(before: datetime) -> int:
     """Return how many events `delete_old` would delete."""
-    found = database.row(_COUNT, {"end": database.first_uuid7(before)})
-    return found[0] if found else 0
+    return database.count(AccountEvent, AccountEvent.id < database.first_uuid7(before))
 
 
 _AFTER_ALL = uuid.UUID(int=2**128 - 1)
@@ -194,4 +193,3 @@ _FEED = (
 )
 _IS_OLD = AccountEvent.id < bindparam("end", type_=Uuid())
 _OLDEST = select(AccountEvent.id).where(_IS_OLD).order_by(AccountEvent.id)
-_COUNT = select(func.count()).select_from(AccountEvent).where(_IS_OLD)

@@ -270,9 +270,9 @@ def is_among(column: Any, ids: Select[Any]) -> ColumnElement[bool]:
     return cast("ColumnElement[bool]", column == func.any(func.array(ids.scalar_subquery())))
 
 
-def count(table: Any, condition: ColumnElement[bool]) -> int:
-    """Return how many rows of the table meet the condition."""
-    found = row(select(func.count()).select_from(table).where(condition))
+def count(table: Any, *conditions: ColumnElement[bool]) -> int:
+    """Return how many rows of the table meet the conditions."""
+    found = row(select(func.count()).select_from(table).where(*conditions))
     return found[0] if found else 0
 
 

@@ -96,8 +96,7 @@ def deliver(
 
 def depth() -> int:
     """Return how many mails wait."""
-    found = database.row(select(func.count()).select_from(OutgoingMail))
-    return found[0] if found else 0
+    return database.count(OutgoingMail)
 
 
 def next_due_at(to: uuid.UUID | None = None) -> datetime | None:

@@ -49,8 +49,7 @@ def delete_dead(
 def count_before(before: datetime) -> int:
     """Return how many rows `delete_dead` will look at, for a progress bar."""
     older = UserSession.id < database.first_uuid7(before)
-    found = database.row(select(func.count()).select_from(UserSession).where(older))
-    return found[0] if found else 0
+    return database.count(UserSession, older)
 
 
 def statistics() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import orjson
 from flask import current_app
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from .. import clock, database, events, outboxes
 from ..database import UtcDateTime
@@ -53,8 +53,7 @@ def deliver(url: str, *, is_stopping: Callable[[], bool] = lambda: False) -> tup
 
 def depth() -> int:
     """Return how many events wait."""
-    found = database.row(select(func.count()).select_from(OutgoingEvent))
-    return found[0] if found else 0
+    return database.count(OutgoingEvent)
 
 
 def delete_orphans() -> int:
