@@ -36,7 +36,6 @@ from .crypto import hashing
 from .database.models import (
     ACCOUNT_COLUMNS,
     Account,
-    EmailChange,
     PasswordReset,
     User,
     UserEmail,
@@ -229,7 +228,6 @@ def deactivate(email: str) -> Account:
         webhooks.emit("user.deactivated", account.id)
         sessions.end_all(account.id, reason="deactivated")
         end_resets(account.id)
-        end_email_change(account.id)
     events.record("deactivate", user_id=account.id)
     return account
 
@@ -337,20 +335,6 @@ def end_resets(user_id: uuid.UUID) -> None:
         .where(PasswordReset.user_id == user_id, PasswordReset.ended_at.is_(None))
         .values(ended_at=clock.now())
     )
-
-
-def end_email_change(user_id: uuid.UUID) -> bool:
-    """Make the link worthless that waits to change the user's address; return whether there was one."""
-    ended = (
-        update(EmailChange)
-        .where(
-            EmailChange.user_id == user_id,
-            EmailChange.confirmed_at.is_(None),
-            EmailChange.ended_at.is_(None),
-        )
-        .values(ended_at=clock.now())
-    )
-    return database.run(ended) > 0
 
 
 def _holder(email: str) -> database.Row:

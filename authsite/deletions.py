@@ -73,8 +73,9 @@ def request(
     with database.transaction():
         # Locked before it is looked at: what ends this session or changes the password comes before or after.
         locked = database.row(_LOCK, {"owner_id": user_id})
-        if locked is None or sessions.find_own(user_id, session.id) is None:
+        if locked is None:
             raise SessionRevoked
+        sessions.require_live(user_id, session.id)
         if seen is not None and locked.password_changed_at != seen:
             raise WrongCurrentPassword(field="current_password")
         delete_after = _schedule(
@@ -209,7 +210,6 @@ def _schedule(
     webhooks.emit("user.deactivated", user_id)
     sessions.end_all(user_id, reason="account_deleted")
     accounts.end_resets(user_id)
-    accounts.end_email_change(user_id)
     if delete_after > now:
         outbox.queue_everywhere(
             emails.deletion_scheduled(

@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 
 from flask import current_app
 from sqlalchemy import (
-    Boolean,
-    String,
     Uuid,
     and_,
     bindparam,
@@ -46,7 +44,7 @@ from . import (
 )
 from .crypto import hashing, tokens
 from .database import Row, UtcDateTime
-from .database.models import ACCOUNT_COLUMNS, Account, EmailChange, User, UserEmail, UserSession
+from .database.models import ACCOUNT_COLUMNS, Account, EmailChange, User, UserEmail
 from .errors import EmailTaken, EmailTokenInvalid, InvalidInput, SessionRevoked, UnknownAccount
 from .mail import emails, outbox
 
@@ -78,8 +76,9 @@ def request(session: sessions.Resumed, new_email: str, *, ip_address: str | None
     now, change_id = clock.now(), secrets.token_urlsafe(24)
     change = {
         "id": change_id,
-        "owner_id": account.id,
+        "user_id": account.id,
         "new_email": new_email,
+        "session_id": session.id,
         "device_name": session.device_name,
         "ip_address": ip_address,
         "created_at": now,
@@ -89,17 +88,17 @@ def request(session: sessions.Resumed, new_email: str, *, ip_address: str | None
         locked = database.row(_LOCK, {"owner_id": account.id})
         if locked is None:
             raise SessionRevoked
+        # Whatever ends sessions, as a reset does, ends what waits: a request that comes late must not stay.
+        sessions.require_live(account.id, session.id)
         if locked.email == new_email:
             raise InvalidInput([("email", ALREADY_YOURS)])
         if not _may_mail(account.id, new_email):
             events.record("email_change_request", outcome="ignored", user_id=account.id)
             return False
-        accounts.end_email_change(account.id)
-        # Whatever ends sessions, as a reset does, ends what waits: a request that comes late must not stay.
+        sessions.end_email_change(account.id)
         is_verified = locked.email_verified_at is not None
         old = {"old_email": locked.email, "old_was_verified": is_verified}
-        if not database.run(_INSERT, change | old | {"session_id": session.id, "now": now}):
-            raise SessionRevoked
+        database.run(insert(EmailChange), change | old)
         activity.record(
             "email_change_requested", account.id, target=spelling.masked_email(new_email)
         )
@@ -125,7 +124,7 @@ def cancel(user_id: uuid.UUID) -> None:
     """End the change that waits; where there is none nothing happens."""
     with database.transaction():
         database.row(_LOCK, {"owner_id": user_id})
-        if accounts.end_email_change(user_id):
+        if sessions.end_email_change(user_id):
             activity.record("email_change_cancelled", user_id)
             events.record("email_change_cancel", user_id=user_id)
 
@@ -196,9 +195,9 @@ def undo_change(
             undone = None if locked is None else database.row(_UNDO, key)
             if locked is None or undone is None:
                 raise EmailTokenInvalid
-            database.run(_END_LATER, key | {"since": undone.confirmed_at})
             accounts.end_resets(user_id)
             sessions.end_all(user_id, reason="email_undone")
+            database.run(_END_LATER, key | {"since": undone.confirmed_at})
             account = _move(_RESTORE, user_id, change.old_email, now, new_hash=new_hash)
             database.run(_FREE_OTHERS, key | {"address": change.old_email})
             since = activity.suspect_since(user_id, _REQUESTED, change.requested_at)
@@ -245,7 +244,7 @@ def change_by_operator(email: str, new_email: str) -> Account:
         if locked.email == new_email:
             raise InvalidInput([("email", ALREADY_THEIRS)])
         _require_free(user_id, new_email)
-        accounts.end_email_change(user_id)
+        sessions.end_email_change(user_id)
         was = {"old_email": locked.email, "old_was_verified": locked.email_verified_at is not None}
         of = {"id": secrets.token_urlsafe(24), "user_id": user_id, "new_email": new_email}
         at = {"created_at": now, "expires_at": now, "confirmed_at": now}
@@ -401,29 +400,6 @@ _LOCK = _LOCK_EVEN_CLOSED.where(User.is_active)
 # A thief may have it deleted: that must not outrun undoing. What an operator has closed stays so.
 _IS_OPEN_OR_LEAVING = or_(User.is_active, User.delete_after.is_not(None))
 _LOCK_EVEN_LEAVING = _LOCK_EVEN_CLOSED.where(_IS_OPEN_OR_LEAVING)
-_INSERT = insert(EmailChange).from_select(
-    [
-        *("id", "user_id", "old_email", "new_email", "old_was_verified"),
-        *("device_name", "ip_address", "created_at", "expires_at"),
-    ],
-    select(
-        bindparam("id", type_=String()),
-        UserSession.user_id,
-        bindparam("old_email", type_=String()),
-        bindparam("new_email", type_=String()),
-        bindparam("old_was_verified", type_=Boolean()),
-        bindparam("device_name", type_=String()),
-        bindparam("ip_address", type_=String()),
-        bindparam("created_at", type_=UtcDateTime()),
-        bindparam("expires_at", type_=UtcDateTime()),
-    ).where(
-        UserSession.user_id == _OWNER_ID,
-        UserSession.id == bindparam("session_id"),
-        UserSession.ended_at.is_(None),
-        UserSession.expires_at > _NOW,
-    ),
-    include_defaults=False,
-)
 _WAITING = select(EmailChange.new_email, EmailChange.expires_at).where(
     EmailChange.user_id == _OWNER_ID, *_WAITS
 )
@@ -472,10 +448,7 @@ _END_LATER = (
     .where(
         EmailChange.user_id == _OWNER_ID,
         EmailChange.ended_at.is_(None),
-        or_(
-            EmailChange.confirmed_at.is_(None),
-            EmailChange.confirmed_at >= bindparam("since", type_=UtcDateTime()),
-        ),
+        EmailChange.confirmed_at >= bindparam("since", type_=UtcDateTime()),
     )
     .values(ended_at=_NOW)
 )

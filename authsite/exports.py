@@ -146,7 +146,7 @@ SESSION = (
 APP = ("created_at", "last_used_at")
 RESET = ("created_at", "expires_at", "ended_at")
 CHANGE = (
-    *("old_email", "new_email", "old_was_verified", "device_name", "ip_address"),
+    *("old_email", "new_email", "old_was_verified", "session_id", "device_name", "ip_address"),
     *("created_at", "expires_at", "confirmed_at", "undo_until", "ended_at"),
 )
 # Neither the public key nor what names it elsewhere: they are of use to nobody else.

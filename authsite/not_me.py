@@ -85,7 +85,7 @@ def end_session(token: str, *, device_name: str, ip_address: str | None) -> bool
             return False
         sessions.disown(account.id, uuid.UUID(report.of))
         throttling.close(locked.email)
-        accounts.end_email_change(account.id)
+        sessions.end_email_change(account.id)
         activity.record("not_me_reported", account.id)
         passwords.request_reset(
             locked.email, device_name=device_name, ip_address=ip_address, after="one"
@@ -131,7 +131,6 @@ def end_everything(token: str, email: str, *, device_name: str, ip_address: str 
         sessions.end_all(account.id, reason="not_me")
         passkeys.remove_made_since(account.id, _suspect_since(report))
         accounts.end_resets(account.id)
-        accounts.end_email_change(account.id)
         passwords.request_reset(
             account.email, device_name=device_name, ip_address=ip_address, after="everything"
         )

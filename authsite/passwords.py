@@ -118,7 +118,6 @@ def reset(
             raise ResetTokenInvalid
         activity.record("password_reset", account.id)
         ended = sessions.end_all(account.id, reason="password_reset")
-        accounts.end_email_change(account.id)
         throttling.forget(account.email)
         _notify(account.id, now, device_name, ip_address, ended=ended)
     events.record("reset_confirm", user_id=account.id)
@@ -155,7 +154,7 @@ def change(
         is_proof = session.two_step_since is None
         grant = sessions.renew(session, authenticated_at=now if is_proof else None)
         accounts.end_resets(account.id)
-        accounts.end_email_change(account.id)
+        sessions.end_email_change(account.id)
         _notify(account.id, now, session.device_name, ip_address, ended=ended, has_kept_own=True)
     events.record("password_change", user_id=account.id, session_id=session.id)
     return Changed(grant, ended)
@@ -172,7 +171,6 @@ def set_by_operator(email: str, new_password: str) -> Account:
         activity.record("password_set", account.id)
         ended = sessions.end_all(account.id, reason="password_reset")
         accounts.end_resets(account.id)
-        accounts.end_email_change(account.id)
         throttling.forget(account.email)
         _notify(account.id, now, None, None, ended=ended)
     events.record("password_set", user_id=account.id)

@@ -376,7 +376,28 @@ ENDS = {
     "not me, everything": lambda ada, session: not_me.end_everything(
         tokens.sign("not_me", f"reuse:{ada.id}:{session.id}"), E1, **FROM
     ),
+    "revoked": lambda ada, session: sessions.end(ada.id, session.id, reason="revoked"),
+    "everywhere else": lambda ada, session: everywhere(ada, resumed(ada), keeps_own=True),
+    "everywhere": lambda ada, session: everywhere(ada, session, keeps_own=False),
+    "everywhere else, after it has signed out": lambda ada, session: (
+        sessions.end(ada.id, session.id, reason="logged_out"),
+        everywhere(ada, resumed(ada), keeps_own=True),
+    ),
+    "reuse": lambda ada, session: reuse(session),
+    "deactivated": lambda ada, session: accounts.deactivate(E1),
+    "to be deleted": lambda ada, session: deletions.request(session, ip_address=None),
 }
+
+
+def everywhere(account, session, *, keeps_own: bool) -> None:
+    reason = "revoked" if keeps_own else "logged_out"
+    by = {"device_name": session.device_name, "ip_address": None}
+    sessions.end_everywhere(account.id, session.id, reason=reason, keeps_own=keeps_own, **by)
+
+
+def reuse(session) -> None:
+    with pytest.raises(SessionRevoked):
+        sessions.rotate(session.id, session.account.id, "a token that is not its own")
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -389,6 +410,33 @@ def test_what_ends_a_thiefs_hold_ends_the_change_that_waits(ada, session, end):
     with pytest.raises(EmailTokenInvalid):
         email_changes.confirm(ada.id, link())
     assert address(ada) == E1
+
+
+STAYS = {
+    "signed out": lambda ada, session: sessions.end(ada.id, session.id, reason="logged_out"),
+    "another is revoked": lambda ada, session: sessions.end(
+        ada.id, resumed(ada).id, reason="revoked"
+    ),
+    "it signs the others out": lambda ada, session: (
+        resumed(ada),
+        everywhere(ada, session, keeps_own=True),
+    ),
+    "another account signs out everywhere": lambda ada, session: everywhere(
+        (grace := factories.account()), resumed(grace), keeps_own=False
+    ),
+    "signed in anew": lambda ada, session: sessions.end(ada.id, session.id, reason="replaced"),
+    "no room": lambda ada, session: sessions.end(ada.id, session.id, reason="evicted"),
+}
+
+
+@pytest.mark.parametrize("act", STAYS)
+def test_who_signs_out_or_takes_from_others_still_changes_the_address(ada, session, act):
+    """LIFE §8.2: the link works beside the password too, so its owner need not stay signed in."""
+    ask(session, E2)
+    STAYS[act](ada, session)
+
+    assert waiting(ada) == E2
+    assert email_changes.confirm(ada.id, link()).email == E2
 
 
 def test_what_only_a_reset_opens_stays_closed_under_the_new_address(ada, session):
@@ -1231,6 +1279,25 @@ def test_a_wish_that_comes_while_the_password_is_reset_does_not_outlive_it(app):
         assert waiting(ada) is None
 
 
+@pytest.mark.parametrize("end", ["revoked", "everywhere else"])
+def test_a_wish_that_comes_while_its_session_is_ended_does_not_outlive_it(app, end):
+    for number in range(3 * ROUNDS):
+        ada, session, chain, _ = person(number)
+        other = resumed(ada)
+        ends = {
+            "revoked": lambda: sessions.end(ada.id, session.id, reason="revoked"),  # noqa: B023
+            "everywhere else": lambda: everywhere(ada, other, keeps_own=True),  # noqa: B023
+        }
+        asked, _ = at_once(
+            app,
+            lambda: after(number // 2, lambda: ask(session, chain[1])),  # noqa: B023
+            lambda: after(number % 2, ends[end]),  # noqa: B023
+        )
+
+        assert outcomes([asked])[0] in ("done", "SessionRevoked")
+        assert waiting(ada) is None
+
+
 def test_all_that_can_be_done_to_an_account_at_once_does_not_deadlock(app):
     """LD-01: `at_once` raises what is no refusal."""
     for number in range(ROUNDS):
@@ -1244,7 +1311,10 @@ def test_all_that_can_be_done_to_an_account_at_once_does_not_deadlock(app):
             lambda: email_changes.confirm(ada.id, token),  # noqa: B023
             lambda: email_changes.cancel(ada.id),  # noqa: B023
             lambda: sessions.end(ada.id, other.id, reason="revoked"),  # noqa: B023
+            lambda: sessions.end(ada.id, session.id, reason="revoked"),  # noqa: B023
             lambda: sessions.end_all(ada.id, reason="revoked"),  # noqa: B023
+            lambda: everywhere(ada, other, keeps_own=True),  # noqa: B023
+            lambda: ask(session, chain[0]),  # noqa: B023
             lambda: passwords.request_reset(chain[1], **FROM),  # noqa: B023
             lambda: accounts.update_details(ada.id, {"first_name": "Augusta"}),  # noqa: B023
             lambda: list(email_changes.delete_dead(clock.now())),

@@ -27,7 +27,15 @@ from .columns import (
     IDLE_LIFETIME_OF_BROWSER_SESSION,
     Grant,
 )
-from .ending import delete_own_dead, disown, end, end_all, end_everywhere, find_owner
+from .ending import (
+    delete_own_dead,
+    disown,
+    end,
+    end_all,
+    end_email_change,
+    end_everywhere,
+    find_owner,
+)
 from .listing import (
     ENDED_ARE_SHOWN_FOR,
     active_for,
@@ -41,6 +49,7 @@ from .resuming import (
     Resumed,
     cookie_digest,
     renew,
+    require_live,
     resume_api,
     resume_api_with_all,
     resume_bound,
@@ -87,6 +96,7 @@ __all__ = [
     "distrust_device",
     "end",
     "end_all",
+    "end_email_change",
     "end_everywhere",
     "find_own",
     "find_owner",
@@ -99,6 +109,7 @@ __all__ = [
     "recently_ended_for",
     "rename",
     "renew",
+    "require_live",
     "resume_api",
     "resume_api_with_all",
     "resume_bound",

@@ -4,12 +4,12 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import String, and_, bindparam, delete, not_, or_, select, true, update
+from sqlalchemy import String, Uuid, and_, bindparam, delete, not_, or_, select, true, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from .. import activity, clock, database, events, webhooks
 from ..database import Row
-from ..database.models import DISTRUSTED_ENDS, UserSession
+from ..database.models import DISTRUSTED_ENDS, EmailChange, User, UserSession
 from ..errors import Forbidden, SessionNotFound
 from ..mail import emails, outbox
 from .columns import DEVICE_NAME, IS_OWN, NOW, OWNER_ID, SESSION_ID
@@ -72,12 +72,15 @@ def end_all(
 ) -> int:
     """End all live sessions of the user, but for `keep`, and return how many.
 
-    From then on every browser is asked for the second step again, the one of `keep` too.
+    From then on every browser is asked for the second step again, the one of `keep` too. A change of address
+    that waits stays only if `keep` asked for it: a session that is over by now may have asked before.
     """
     is_other = true() if keep is None else UserSession.id != keep
     condition = and_(UserSession.expires_at > clock.now(), is_other)
     with database.transaction():
-        ended = end_where(user_id, condition, reason, ended_from)
+        database.row(_LOCK_USER, {"owner_id": user_id})
+        ended = _end(ending(condition), user_id, reason, ended_from)
+        end_email_change(user_id, but_of=keep)
         distrust_all(user_id)
         if ended and reason in BY_ITSELF:
             activity.record("devices_signed_out", user_id, target=_devices(len(ended)))
@@ -181,8 +184,35 @@ def end_by(
 ) -> Sequence[Row]:
     """End sessions by a statement of `ending`, with the values that its condition names.
 
-    The one place where sessions end, and so where products are told of it. In the caller's transaction.
+    What a session asked for that was taken from its holder goes with it: a change of address that waits. Who
+    signs out, or is signed out for want of room, goes on with it. In the caller's transaction.
     """
+    ended = _end(statement, user_id, reason, ended_from, **values)
+    if ended and reason in DISTRUSTED_ENDS:
+        asked = {"owner_id": user_id, "now": clock.now(), "ids": [each.id for each in ended]}
+        database.run(_END_CHANGE_OF, asked)
+    return ended
+
+
+def end_email_change(user_id: uuid.UUID, *, but_of: uuid.UUID | None = None) -> bool:
+    """Make the link worthless that waits to change the user's address; return whether there was one.
+
+    One that the session `but_of` asked for stays.
+    """
+    key = {"owner_id": user_id, "now": clock.now()}
+    if but_of is None:
+        return database.run(_END_CHANGE, key) > 0
+    return database.run(_END_CHANGE_BUT_OF, key | {"but_of": but_of}) > 0
+
+
+def _end(
+    statement: ReturningUpdate[*tuple[Any, ...]] | database.Prepared,
+    user_id: uuid.UUID,
+    reason: str,
+    ended_from: str | None,
+    **values: Any,
+) -> Sequence[Row]:
+    """The one place where sessions end, and so where products are told of it."""
     by = {"owner_id": user_id, "now": clock.now(), "reason": reason, "from": ended_from}
     ended = database.rows(statement, by | values)
     webhooks.session_ended(user_id, [each.id for each in ended], reason)
@@ -206,6 +236,22 @@ def find_owner(session_id: uuid.UUID) -> uuid.UUID | None:
     return None if row is None else row.user_id
 
 
+# Rows are locked in this order, here and everywhere: the user's, those of sessions, that of the change. Who
+# takes one session only may leave out the first.
+_LOCK_USER = select(User.id).where(User.id == OWNER_ID).with_for_update(key_share=True)
+_END_CHANGE = (
+    update(EmailChange)
+    .where(
+        EmailChange.user_id == OWNER_ID,
+        EmailChange.confirmed_at.is_(None),
+        EmailChange.ended_at.is_(None),
+    )
+    .values(ended_at=NOW)
+)
+_END_CHANGE_OF = _END_CHANGE.where(EmailChange.session_id.in_(bindparam("ids", expanding=True)))
+_END_CHANGE_BUT_OF = _END_CHANGE.where(
+    EmailChange.session_id.is_distinct_from(bindparam("but_of", type_=Uuid()))
+)
 _DEVICE_OF = select(UserSession.device_id, UserSession.entrance).where(IS_OWN)
 _OWN_NAME = select(DEVICE_NAME).where(IS_OWN)
 _OWNER = select(UserSession.user_id).where(UserSession.id == SESSION_ID)

@@ -101,6 +101,17 @@ def resume_bound(session_id: uuid.UUID) -> Resumed:
     return _resumed(database.row(_RESUME_BOUND, key) if owner else None)
 
 
+def require_live(user_id: uuid.UUID, session_id: uuid.UUID) -> None:
+    """Let the user's session not end before the commit; raise SessionRevoked if it has.
+
+    For a transaction that has locked the user's row: the session that was let in with a request may have been
+    taken from its holder since.
+    """
+    key = {"session_id": session_id, "owner_id": user_id, "now": clock.now()}
+    if database.row(_LOCK_LIVE, key) is None:
+        raise SessionRevoked
+
+
 def touch(session: Resumed, *, address: Callable[[], str | None]) -> Resumed:
     """Note that the session is in use, at most once a minute, and return it as it is then.
 
@@ -189,6 +200,7 @@ _RESUME_PRODUCT = database.Prepared(
     _RESUME.add_columns(UserSession.cookie_digest).where(UserSession.cookie_digest.is_not(None))
 )
 _RESUME_BOUND = _RESUME.where(UserSession.bound_key.is_not(None))
+_LOCK_LIVE = select(UserSession.id).where(IS_OWN, IS_LIVE).with_for_update(key_share=True)
 _TOUCH = (
     update(UserSession)
     .where(IS_OWN, UserSession.ended_at.is_(None), UserSession.last_used_at < NOW)

@@ -20,6 +20,7 @@ from tests.api.conftest import (
     log_in,
     problem,
     refresh,
+    session_id,
     try_login,
 )
 from tests.factories import PASSWORD
@@ -193,3 +194,13 @@ def test_reading_ones_address_is_two_statements(client, held, sent_statements):
         assert state(client, held)["pending_email"] == NEW
 
     assert len(sent) == 2
+
+
+def test_a_device_that_is_signed_out_takes_the_change_that_it_asked_for_along(app, client, held):
+    """LIFE §8.2: a thief's wish does not outlive the session that its owner takes from him."""
+    ask(client, held)
+    token, owner = change_token(app), log_in(client)
+    client.delete(f"{V1}/sessions/{session_id(held)}", headers=bearer(owner))
+
+    assert state(client, owner)["pending_email"] is None
+    problem(confirm(client, owner, token), 400, "email_token_invalid", LINK)

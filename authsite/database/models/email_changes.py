@@ -31,7 +31,8 @@ class EmailChange(Base):
     new_email: Mapped[str] = mapped_column(String(MAX_EMAIL))
     # Of one that is not: anybody may have typed it, so nobody there is told anything or may undo.
     old_was_verified: Mapped[bool]
-    # Who asked; NULL for the operator.
+    # Who asked; NULL for the operator. No foreign key: it outlives the session's row.
+    session_id: Mapped[uuid.UUID | None]
     device_name: Mapped[str | None] = mapped_column(String(MAX_DEVICE_NAME))
     ip_address: Mapped[str | None] = mapped_column(String(MAX_IP_ADDRESS))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
