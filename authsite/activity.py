@@ -4,7 +4,6 @@ An event is written in the transaction of its act: no act without it, none witho
 of the application: a request tells device and address, a command is the operator's.
 """
 
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -17,7 +16,6 @@ from sqlalchemy import (
     Uuid,
     bindparam,
     case,
-    delete,
     func,
     insert,
     literal,
@@ -105,19 +103,8 @@ def delete_old(before: datetime, *, batch_size: int) -> Iterator[int]:
 
     The primary key is ordered by time: nothing younger is looked at. Rows that another run holds are its.
     """
-    size = min(batch_size, database.FIRST_BATCH)
-    while True:
-        began_at = time.monotonic()
-        oldest = _OLDEST.limit(size).with_for_update(skip_locked=True)
-        deleted = database.run(
-            delete(AccountEvent).where(database.is_among(AccountEvent.id, oldest)),
-            {"end": database.first_uuid7(before)},
-        )
-        if not deleted:
-            return
-        yield deleted
-        share = database.BATCH_SECONDS / (time.monotonic() - began_at)
-        size = max(1, min(batch_size, int(size * min(share, 2))))
+    is_old = AccountEvent.id < database.first_uuid7(before)
+    yield from database.delete_in_batches(AccountEvent.id, is_old, most=batch_size, in_order=True)
 
 
 def count_before(before: datetime) -> int:
@@ -191,5 +178,3 @@ _FEED = (
     .order_by(AccountEvent.id.desc())
     .limit(bindparam("most"))
 )
-_IS_OLD = AccountEvent.id < bindparam("end", type_=Uuid())
-_OLDEST = select(AccountEvent.id).where(_IS_OLD).order_by(AccountEvent.id)

@@ -21,7 +21,7 @@ from sqlalchemy import event
 from authsite import create_app, database
 from authsite.crypto import hashing
 from authsite.extensions import limiter
-from tests import ownership, services
+from tests import citus_stand_in, ownership, services
 
 MakeApp = Callable[..., Flask]
 
@@ -90,20 +90,51 @@ def sqlite_url(_sqlite_template: Path) -> str:
 @pytest.fixture
 def empty_postgresql_url(postgresql_url: str) -> Iterator[str]:
     yield postgresql_url
-    with psycopg.connect(postgresql_url, autocommit=True) as connection:
+    _empty(postgresql_url)
+
+
+def _empty(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DELETE FROM users")  # and with them all that is theirs
         for table in (
             *("sign_in_failures", "registrations", "outgoing_mails", "outgoing_events"),
-            "spent_tokens",
+            *("spent_tokens", "user_emails"),
         ):
             connection.execute(f"DELETE FROM {table}")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+@pytest.fixture(scope="session")
+def spread_url(postgresql_server_url: str) -> Iterator[str]:
+    """A database like the former, with what stands in for Citus; each test finds it empty."""
+    with services.new_database(postgresql_server_url) as url:
+        _migrate(url)
+        citus_stand_in.install(url)
+        yield url
+
+
+@pytest.fixture
+def empty_spread_url(spread_url: str) -> Iterator[str]:
+    yield spread_url
+    _empty(spread_url)
+
+
+@pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> str:
-    """An empty, migrated database: the test runs on both."""
-    name = "sqlite_url" if request.param == "sqlite" else "empty_postgresql_url"
+    """An empty, migrated database: the test runs on both kinds, if it does not say which."""
+    name = "sqlite_url" if request.param == "sqlite" else f"empty_{request.param}_url"
     return str(request.getfixturevalue(name))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that asks for a database on both; where its module says ALSO_SPREAD, on a third."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "database_url" not in metafunc.fixturenames or any("database_url" in m.args for m in marks):
+        return
+    on_postgresql = ["postgresql"]
+    if getattr(metafunc.module, "ALSO_SPREAD", False):
+        on_postgresql.append("spread")
+    params = [pytest.param(name, marks=pytest.mark.postgresql) for name in on_postgresql]
+    metafunc.parametrize("database_url", ["sqlite", *params], indirect=True)
 
 
 # Making the application takes longer than most tests: one that is described alike is used again, its

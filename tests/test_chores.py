@@ -27,6 +27,8 @@ from authsite.second_steps import pending
 from tests import factories, services
 
 OLD = timedelta(days=120)
+# Citus has a clean-up of its own.
+ALSO_SPREAD = True
 
 
 @pytest.fixture
@@ -146,6 +148,22 @@ def test_rows_that_another_holds_are_skipped_and_nobody_is_waited_for(ada):
         other.execute(select(SpentToken).limit(1).with_for_update())
         assert sum(pending.delete_spent()) == 2
     assert list(pending.delete_spent()) == [1]
+
+
+@pytest.mark.parametrize("database_url", ["spread"], indirect=True)
+def test_where_citus_is_installed_no_clean_up_claims_rows(ada, time_machine, sent_statements):
+    """Citus refuses that over several machines: the chores delete stretches of the key instead."""
+    leave_something_of_everything(ada)
+    sessions.trust(ada.id, device_id=None, device_name="curl", ip_address=None)
+    quotas.count(ada.id, "any")
+    time_machine.move_to(clock.now() + OLD, tick=False)
+    with sent_statements() as sent:
+        for chore in chores.CHORES:
+            list(chore.batches(clock.now() - chores.KEEP))
+
+    assert not [each for each in sent if "SKIP LOCKED" in each]
+    left = (UserSession, PasswordReset, SignInFailures, SpentToken, AccountEvent)
+    assert [count(each) for each in (*left, TrustedBrowser, MailQuota)] == [0] * 7
 
 
 # A worker whose clean-up is due at once, goes row by row and so is long in its midst.

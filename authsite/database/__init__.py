@@ -30,6 +30,7 @@ from sqlalchemy import (
     Insert,
     MetaData,
     Select,
+    and_,
     delete,
     event,
     func,
@@ -245,10 +246,16 @@ def init_app(app: Flask) -> None:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _set_sqlite_pragmas)
         event.listen(engine, "begin", _begin_immediate)
+        app.extensions["has_citus"] = False
         transactional = engine
         autocommit: Engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     else:
         event.listen(engine, "do_connect", _connect_impatiently)
+
+        @event.listens_for(engine, "connect")
+        def note_citus(connection: ImpatientConnection, _record: Any) -> None:
+            app.extensions["has_citus"] = connection.has_citus
+
         event.listen(engine, "checkout", _refuse_dropped)
         autocommit = engine  # by its options: the most frequent use sets nothing on a connection
         transactional = engine.execution_options(isolation_level="READ COMMITTED")
@@ -277,28 +284,71 @@ def count(table: Any, *conditions: ColumnElement[bool]) -> int:
 
 
 def delete_in_batches(
-    key: Any, is_dead: ColumnElement[bool], *, of: type[Base] | None = None
+    key: Any,
+    is_dead: ColumnElement[bool],
+    *,
+    most: int | None = None,
+    in_order: bool = False,
 ) -> Iterator[int]:
-    """Delete rows by their primary key in short transactions; yield how many in each.
+    """Delete rows in short transactions of at most so many; yield how many in each.
 
-    Where the key has several columns it is `place()`, `of` the table. Rows that another transaction holds are
-    skipped: nobody is waited for. A batch that takes long makes the next one smaller.
+    `key` is the primary key, or the first of its columns; `in_order` of it where that matters. Rows that
+    another transaction holds are skipped: nobody is waited for. Citus claims no rows on several machines:
+    where it is installed stretches of the key are deleted, and a row that is held is waited for. A batch that
+    takes long makes the next one smaller.
     """
-    size, table = FIRST_BATCH, key.table if of is None else of
-    while True:
+    most = most or LARGEST_BATCH
+    size, last, is_over = min(most, FIRST_BATCH), None, False
+    while not is_over:
         began_at = time.monotonic()
-        dead = select(key).select_from(table).where(is_dead).limit(size)
-        deleted = run(delete(table).where(is_among(key, dead.with_for_update(skip_locked=True))))
-        if not deleted:
-            return
-        yield deleted
-        share = BATCH_SECONDS / (time.monotonic() - began_at)
-        size = max(1, min(LARGEST_BATCH, int(size * min(share, 2))))
+        if has_citus():
+            deleted, last = _delete_stretch(key, is_dead, last, size)
+            is_over = last is None
+        else:
+            deleted = _delete_claimed(key, is_dead, size, in_order=in_order)
+            is_over = not deleted
+        if deleted:
+            yield deleted
+        size = next_size(size, began_at, most=most)
+
+
+def next_size(size: int, began_at: float, *, most: int) -> int:
+    """Return how many rows the next batch may have, after one of this size that began then."""
+    share = BATCH_SECONDS / (time.monotonic() - began_at)
+    # At most twice as many as before: what took no time may have found nothing to delete.
+    return max(1, min(most, int(size * min(share, 2))))
+
+
+def _delete_claimed(key: Any, is_dead: ColumnElement[bool], size: int, *, in_order: bool) -> int:
+    """Delete so many dead rows that nobody holds and return how many there were."""
+    is_whole = len(key.table.primary_key) == 1
+    dead = select(key if is_whole else place()).select_from(key.table).where(is_dead).limit(size)
+    claimed = (dead.order_by(key) if in_order else dead).with_for_update(skip_locked=True)
+    return run(delete(key.table).where(is_among(key if is_whole else place(), claimed)))
+
+
+def _delete_stretch(
+    key: Any, is_dead: ColumnElement[bool], last: Any, size: int
+) -> tuple[int, Any]:
+    """Delete so many dead rows after `last`; return how many there were, and the last, None at the end."""
+    stretch = is_dead if last is None else and_(is_dead, key > last)
+    end = row(select(key).where(stretch).order_by(key).offset(size - 1).limit(1))
+    if end is None:
+        return run(delete(key.table).where(stretch)), None
+    return run(delete(key.table).where(stretch, key <= end[0])), end[0]
 
 
 def place() -> ColumnElement[Any]:
     """Return where a row lies, which stands for its key inside one statement that locks it."""
     return literal_column("rowid" if is_sqlite() else "ctid")
+
+
+def has_citus() -> bool:
+    """Return whether the database has Citus, which may spread the tables over machines."""
+    if "has_citus" not in current_app.extensions:
+        with _connected():
+            pass  # the first connection tells
+    return bool(current_app.extensions["has_citus"])
 
 
 def is_sqlite() -> bool:
@@ -342,6 +392,7 @@ class ImpatientConnection(psycopg.Connection[Any]):
 
     # Seconds; more than statement_timeout. None waits for ever, which migrations may.
     answer_timeout: float | None = 9
+    has_citus = False
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -379,10 +430,17 @@ def _refuse_dropped(connection: Any, _record: Any, _proxy: Any) -> None:
 
 
 def _is_pooled(connection: ImpatientConnection) -> bool:
-    """Return whether a pooler (pgbouncer) stands between: it makes up the process id that it reports."""
+    """Return whether a pooler (pgbouncer) stands between: it makes up the process id that it reports.
+
+    In the same round trip the connection learns of Citus.
+    """
     connection.autocommit = True
-    served_by = connection.execute("SELECT pg_backend_pid()").fetchone()
-    return served_by is None or served_by[0] != connection.info.backend_pid
+    served_by = connection.execute(
+        "SELECT pg_backend_pid(), EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
+    ).fetchone()
+    assert served_by is not None
+    connection.has_citus = served_by[1]
+    return bool(served_by[0] != connection.info.backend_pid)
 
 
 def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:

@@ -46,4 +46,4 @@ def count(user_id: uuid.UUID, kind: str) -> int:
 def delete_over() -> Iterator[int]:
     """Delete counts whose window is over, in short transactions; yield how many in each."""
     is_over = MailQuota.window_ends_at <= clock.now()
-    yield from database.delete_in_batches(database.place(), is_over, of=MailQuota)
+    yield from database.delete_in_batches(MailQuota.user_id, is_over)

@@ -6,7 +6,19 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, Uuid, and_, bindparam, case, delete, func, literal, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    literal,
+    or_,
+    select,
+)
 
 from .. import clock, database
 from ..database.models import UserSession
@@ -30,20 +42,22 @@ def delete_dead(
     while stretch := database.row(_STRETCH, {"last": last, "end": end, "size": size}):
         began_at = time.monotonic()
         looked_at, upto = stretch.looked_at, stretch.id
-        dead = select(UserSession.id).where(UserSession.id > last, UserSession.id <= upto, is_dead)
+        dead = and_(UserSession.id > last, UserSession.id <= upto, is_dead)
         if is_dry_run:
-            found = database.row(select(func.count()).select_from(dead.subquery()))
-            yield looked_at, found[0] if found else 0
+            yield looked_at, database.count(UserSession, dead)
         else:
-            claimed = dead.order_by(UserSession.id).with_for_update(skip_locked=True)
-            deleted = database.run(
-                delete(UserSession).where(database.is_among(UserSession.id, claimed))
-            )
-            share = database.BATCH_SECONDS / (time.monotonic() - began_at)
-            # At most twice as many as before: what took no time may have found nothing to delete.
-            size = max(1, min(batch_size, int(size * min(share, 2))))
+            deleted = database.run(delete(UserSession).where(_claimed(dead)))
+            size = database.next_size(size, began_at, most=batch_size)
             yield looked_at, deleted
         last = upto
+
+
+def _claimed(dead: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return the condition that a row is dead and, but for Citus, which cannot tell, that nobody holds it."""
+    if database.has_citus():
+        return dead
+    ids = select(UserSession.id).where(dead).order_by(UserSession.id)
+    return database.is_among(UserSession.id, ids.with_for_update(skip_locked=True))
 
 
 def count_before(before: datetime) -> int:

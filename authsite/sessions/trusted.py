@@ -72,7 +72,7 @@ def distrust_device(user_id: uuid.UUID, device_id: str) -> None:
 def delete_expired_trusts() -> Iterator[int]:
     """Delete trusts whose time is over, in short transactions; yield how many in each."""
     is_over = TrustedBrowser.expires_at <= clock.now()
-    yield from database.delete_in_batches(database.place(), is_over, of=TrustedBrowser)
+    yield from database.delete_in_batches(TrustedBrowser.user_id, is_over)
 
 
 def _digest(user_id: uuid.UUID, secret: str) -> bytes:
