@@ -95,8 +95,12 @@ MAILS = {
     ),
     "second step on": lambda: _changed("on"),
     "second step off": lambda: _changed("off", device_name=None, ip_address=None),
-    "app changed": lambda: _changed("app"),
+    "app added": lambda: _changed("app_added"),
+    "app replaced": lambda: _changed("app_replaced"),
+    "app removed": lambda: _changed("app_removed"),
+    "app changed, by the release before": lambda: _changed("app"),
     "codes changed": lambda: _changed("codes"),
+    "codes gone": lambda: _changed("gone"),
     "recovery_code_used": lambda: emails.recovery_code_used(
         USER,
         left=1,
@@ -138,8 +142,12 @@ OF_A_SESSION = {
     "new_devices",
     "signed_out",
     "second step on",
-    "app changed",
+    "app added",
+    "app replaced",
+    "app removed",
+    "app changed, by the release before",
     "codes changed",
+    "codes gone",
     "recovery_code_used",
     "passkey added",
     "passkey removed",
@@ -159,8 +167,13 @@ WITH_LINK = OF_A_SESSION | {
 SUBJECTS = {
     "second step on": "Two-step sign-in is on for Acme Notes",
     "second step off": "Two-step sign-in was turned off for Acme Notes",
-    "app changed": "Your second step for Acme Notes was changed",
-    "codes changed": "Your second step for Acme Notes was changed",
+    **dict.fromkeys(
+        (
+            *("app added", "app replaced", "app removed", "app changed, by the release before"),
+            *("codes changed", "codes gone"),
+        ),
+        "Your second step for Acme Notes was changed",
+    ),
     "recovery_code_used": "A recovery code was used for Acme Notes",
     "key_not_proven": "Was your sign-in to Acme Notes copied?",
     "test": "Test email from Acme Notes",
@@ -291,7 +304,11 @@ CORE = {
         "Every device was signed out.",
         "Did you not ask for this? Reset your password",
     ],
-    "app changed": ["The authenticator app", "was changed"],
+    "app added": ["An authenticator app was added", "can turn two-step sign-in off."],
+    "app replaced": ["was replaced by another.", "can turn two-step sign-in off."],
+    "app removed": ["ada@example.com, was removed. Its codes no longer work."],
+    "app changed, by the release before": ["The authenticator app", "was changed"],
+    "codes gone": ["The recovery codes", "no longer work."],
     "codes changed": ["New recovery codes were made", "The old ones no longer work"],
     "recovery_code_used": ["A recovery code was used", "1 is left"],
     "key_not_proven": [
@@ -381,7 +398,7 @@ CORE = {
         "203.0.113.7",
         "1 March 2026, 12:04 UTC",
         "has downloaded all data in it",
-        "Not you? Sign that device out here.",
+        "If not, sign that device out here.",
         f"{BASE}/not-me?token=",
         f"{BASE}/forgot-password",
     ],
@@ -530,12 +547,14 @@ def test_what_a_session_did_can_be_answered_with_this_was_not_me(name):
 
 @pytest.mark.parametrize("name", OF_A_SESSION)
 def test_a_mail_that_the_release_before_queued_has_no_such_link(name):
-    """It does not name the session."""
+    """It does not name the session, as nothing does that was done by a link without signing in."""
     mail = MAILS[name]()
     del mail.facts["session_id"]
 
     message = compose(mail)
     assert "token=" not in message.body + message.html
+    assert "sign that device out" not in message.body
+    assert "\nThen " not in message.body, "it tells of nothing to do before"
     assert f"{BASE}/forgot-password" in message.body
 
 

@@ -32,6 +32,7 @@ from authsite.errors import (
 from authsite.second_steps import pending, recovery
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD, Phone, turn_on
+from tests.test_passkeys import add as add_passkey
 from tests.test_races import at_once
 
 CLIENT = sessions.Client(ip_address="203.0.113.7", user_agent="curl/8")
@@ -666,8 +667,34 @@ def mailed(ada):
 
 def test_the_owner_is_mailed_of_each_change(ada, two_step):
     second_steps.recovery.replace(ada.id, replaces=recovery.current_set(ada.id))
+    confirm_another(ada)
     second_steps.apps.remove(ada.id)
-    assert mailed(ada).count("second_step_changed") == 3
+    assert what_is_mailed(ada) == {"on", "codes", "app_replaced", "off"}
+
+
+def test_an_app_beside_a_passkey_is_mailed_as_what_it_is(ada):
+    """Added, replaced, removed: never just "changed"."""
+    add_passkey(ada)
+    second_steps.switch.enable(ada.id)
+    confirm_another(ada)
+    confirm_another(ada)
+    second_steps.apps.remove(ada.id)
+    assert what_is_mailed(ada) == {"on", "app_added", "app_replaced", "app_removed"}
+
+
+def confirm_another(ada):
+    setup = second_steps.apps.begin(ada, ada.id)
+    code = Phone(setup.secret).code()
+    second_steps.apps.confirm(ada, ada.id, setup_token=setup.setup_token, code=code)
+
+
+def what_is_mailed(ada):
+    of_the_step = (OutgoingMail.user_id == ada.id, OutgoingMail.name == "second_step_changed")
+    found = [
+        row.facts["what"] for row in database.rows(select(OutgoingMail.facts).where(*of_the_step))
+    ]
+    assert len(found) == len(set(found))
+    return set(found)
 
 
 def test_the_owner_is_mailed_of_a_recovery_code_and_not_of_one_that_bought_nothing(ada, two_step):

@@ -174,7 +174,7 @@ def second_step_changed(
     device_name: str | None,
     ip_address: str | None,
 ) -> Mail:
-    """Return the notice that two-step sign-in is `on` or `off`, or that its `app` or `codes` changed.
+    """Return the notice of `what` has happened to two-step sign-in, as second_steps.notices names it.
 
     Without a device an operator did it.
     """

@@ -32,7 +32,10 @@ def remove_made_since(user_id: uuid.UUID, since: datetime) -> None:
             notices.changed(user_id, "off")
         elif had_app or had_codes:
             activity.record("second_step_changed", user_id)
-            notices.changed(user_id, "app" if had_app else "gone")
+            if had_app:
+                notices.changed(user_id, "app_removed")
+            if had_codes:
+                notices.changed(user_id, "gone")
     if gone or had_app or had_codes:
         events.record("factors_removed", user_id=user_id, passkeys=len(gone), app=had_app)
 

@@ -74,7 +74,9 @@ def confirm(
             sessions.distrust_all(account.id)
         is_new = user.two_step_since is None
         activity.record("two_step_on" if is_new else "second_step_changed", account.id)
-        notices.changed(account.id, "on" if is_new else "app")
+        notices.changed(
+            account.id, "on" if is_new else "app_replaced" if was_replaced else "app_added"
+        )
     events.record("two_step_on", user_id=account.id, session_id=session_id, factor="app")
     return made
 
@@ -88,7 +90,7 @@ def remove(user_id: uuid.UUID) -> bool:
             sessions.distrust_all(user_id)
             is_off = switch.turn_off_without_factors(user)
             activity.record("two_step_off" if is_off else "second_step_changed", user_id)
-            notices.changed(user_id, "off" if is_off else "app")
+            notices.changed(user_id, "off" if is_off else "app_removed")
     if was_there:
         events.record("app_removed", user_id=user_id)
     return was_there

@@ -8,9 +8,9 @@ from ..mail import emails, outbox
 
 
 def changed(user_id: uuid.UUID, what: str) -> None:
-    """Mail that it is `on` or `off`, or that the `app` or the `codes` have changed.
+    """Mail that it is `on` or `off`, that there are new `codes`, or none any more: they are `gone`.
 
-    Codes that are `gone` are not replaced by others.
+    An app beside others is `app_added`, `app_replaced` or `app_removed`.
     """
     by = activity.actor(user_id)
     notice = emails.second_step_changed(

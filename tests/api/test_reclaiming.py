@@ -210,7 +210,8 @@ def test_with_an_older_passkey_the_second_step_stays_on(
     assert asked["methods"] == ["webauthn"]
     assert count(app, AuthenticatorApp) == count(app, RecoveryCode) == 0
     assert "two_step_off" not in happened(app)
-    assert ("second_step_changed", "app") in told(app)
+    assert ("second_step_changed", "app_removed") in told(app)
+    assert ("second_step_changed", "gone") in told(app)
 
 
 def test_keeping_without_a_reset_leaves_everything(app, client, ada):
