@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from flask import current_app
 from sqlalchemy import (
+    Boolean,
+    ColumnElement,
     String,
     Uuid,
     bindparam,
@@ -60,6 +62,13 @@ class Authenticated(NamedTuple):
     account: Account
     password_changed_at: datetime
     two_step_since: datetime | None = None
+
+
+class Holder(NamedTuple):
+    """Whose an address is, None for nobody's, and whether `user_emails` lists it."""
+
+    id: uuid.UUID | None
+    is_listed: bool = True
 
 
 def register(
@@ -147,8 +156,7 @@ def authenticate(
     with hashing.slot():
         key = throttling.key_for(email)
         holder = _holder(email)
-        found = database.row(_BY_ID_WITH_FAILURES, {"user_id": holder.id or NOBODY, "counter": key})
-        assert found is not None
+        found = _find_with_failures(holder.id or NOBODY, key)
         is_known = found.has_failures and browser and sessions.is_known_browser(found.id, browser)
         with throttling.attempt(
             email,
@@ -308,8 +316,10 @@ def adopt(since: datetime) -> int:
     """List the addresses of accounts made since then by code that did not list them; return how many.
 
     During a release the code of the one before still serves. Accounts are found by their ids, which are
-    ordered by time.
+    ordered by time. That code cannot serve where the tables are spread: there nothing is to be done.
     """
+    if database.has_citus():
+        return 0
     unlisted = select(User.email, User.id).where(
         User.id >= database.first_uuid7(since), ~exists().where(UserEmail.email == User.email)
     )
@@ -337,10 +347,27 @@ def end_resets(user_id: uuid.UUID) -> None:
     )
 
 
-def _holder(email: str) -> database.Row:
-    holder = database.row(_HOLDER, {"email": spelling.canonical_email(email)})
+def _holder(email: str) -> Holder:
+    key = {"email": spelling.canonical_email(email)}
+    if database.has_citus():
+        # One machine knows the list's row of an address. Who shows it, any might: all would have to be asked.
+        listed = database.row(_LISTED, key)
+        return Holder(None if listed is None else listed.user_id)
+    holder = database.row(_HOLDER, key)
     assert holder is not None
-    return holder
+    return Holder._make(holder)
+
+
+def _find_with_failures(user_id: uuid.UUID, counter: bytes) -> database.Row:
+    """Return the account, all None where there is none, and whether anything is on the counter."""
+    if database.has_citus():
+        # They may lie on two machines.
+        told = throttling.has_failures(counter)
+        found = database.row(_BY_ID_TOLD, {"user_id": user_id, "told": told})
+    else:
+        found = database.row(_BY_ID_WITH_FAILURES, {"user_id": user_id, "counter": counter})
+    assert found is not None
+    return found
 
 
 def _renew_hash(found: database.Row, password: str) -> None:
@@ -366,14 +393,16 @@ NOBODY = uuid.UUID(int=0)
 
 _EMAIL = bindparam("email", type_=String())
 _USER_ID = bindparam("user_id", type_=Uuid())
-_LISTED = select(UserEmail.user_id).where(UserEmail.email == _EMAIL, UserEmail.kept_until.is_(None))
+_IS_LISTED = (UserEmail.email == _EMAIL, UserEmail.kept_until.is_(None))
+_LISTED = database.Prepared(select(UserEmail.user_id).where(*_IS_LISTED))
 # An account that code of the release before has made is found by the address that it shows.
 _HOLDER = database.Prepared(
     select(
         func.coalesce(
-            _LISTED.scalar_subquery(), select(User.id).where(User.email == _EMAIL).scalar_subquery()
+            select(UserEmail.user_id).where(*_IS_LISTED).scalar_subquery(),
+            select(User.id).where(User.email == _EMAIL).scalar_subquery(),
         ).label("id"),
-        _LISTED.exists().label("is_listed"),
+        exists().where(*_IS_LISTED).label("is_listed"),
     )
 )
 _CLOSE = (
@@ -390,13 +419,20 @@ _OPEN = (
 _BY_ID = select(*ACCOUNT_COLUMNS).where(User.id == _USER_ID)
 # One row whether or not there is such an account: both take the same statements and the same time.
 _NOBODY = select(literal(1).label("one")).subquery()
-_BY_ID_WITH_FAILURES = database.Prepared(
-    select(
-        *ACCOUNT_COLUMNS,
-        User.password_hash,
-        User.password_changed_at,
-        User.two_step_since,
-        User.delete_after,
-        throttling.HAS_FAILURES.label("has_failures"),
-    ).select_from(_NOBODY.outerjoin(User, User.id == _USER_ID))
-)
+
+
+def _by_id_with(has_failures: ColumnElement[bool]) -> database.Prepared:
+    return database.Prepared(
+        select(
+            *ACCOUNT_COLUMNS,
+            User.password_hash,
+            User.password_changed_at,
+            User.two_step_since,
+            User.delete_after,
+            has_failures.label("has_failures"),
+        ).select_from(_NOBODY.outerjoin(User, User.id == _USER_ID))
+    )
+
+
+_BY_ID_WITH_FAILURES = _by_id_with(throttling.HAS_FAILURES)
+_BY_ID_TOLD = _by_id_with(bindparam("told", type_=Boolean()))

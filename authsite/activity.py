@@ -15,17 +15,15 @@ from sqlalchemy import (
     String,
     Uuid,
     bindparam,
-    case,
     func,
     insert,
-    literal,
     or_,
     select,
 )
 
 from . import clock, database
 from .database import Row, UtcDateTime
-from .database.models import AccountEvent, SignInFailures, User
+from .database.models import AccountEvent, User
 
 MAX_FAILURES_A_DAY = 50
 MAX_TARGET = 64
@@ -61,19 +59,19 @@ def record(
     database.run(_INSERT, event | (by or actor(user_id))._asdict() | {"target": cut})
 
 
-def record_failure(user_id: uuid.UUID, *, counter: bytes, fills_at: int, of: str = SIGN_IN) -> None:
+def record_failure(user_id: uuid.UUID, *, has_filled: bool, of: str = SIGN_IN) -> None:
     """Write a failure `of` SIGN_IN or SECOND_STEP, unless there were 50 that day.
 
-    The one that filled the count has blocked. Of a user that there is not nothing is written, by the same
-    statement.
+    The one that `has_filled` the count has blocked. Of a user that there is not nothing is written, by the
+    same statement.
     """
     now = clock.now()
-    event = {"id": database.uuid7(now), "owner_id": user_id, "now": now}
+    kind = f"{of}_blocked" if has_filled else f"{of}_failed"
+    event = {"id": database.uuid7(now), "owner_id": user_id, "kind": kind, "now": now}
     # Whoever failed is no device of the account, also where a session asked.
     by = actor(user_id)._replace(session_id=None)
-    facts = {"counter": counter, "fills_at": fills_at}
     since = database.first_uuid7(now - timedelta(days=1))
-    database.run(_INSERT_FAILURE[of], event | by._asdict() | facts | {"since": since})
+    database.run(_INSERT_FAILURE[of], event | by._asdict() | {"since": since})
 
 
 def feed(
@@ -125,22 +123,16 @@ _ACT = (
     .order_by(AccountEvent.id)
     .limit(1)
 )
-_IS_FULL = (
-    select(SignInFailures.recent)
-    .where(SignInFailures.key == bindparam("counter"))
-    .scalar_subquery()
-) >= bindparam("fills_at")
 
 
 def _insert_failure(of: str) -> Insert:
     """Each kind of failure has its own 50: who guesses at passwords cannot hide who knows one."""
-    failed, blocked = f"{of}_failed", f"{of}_blocked"
     failed_lately = (
         select(func.count())
         .where(
             AccountEvent.user_id == _OWNER,
             AccountEvent.id > bindparam("since", type_=Uuid()),
-            AccountEvent.kind.in_((failed, blocked)),
+            AccountEvent.kind.in_((f"{of}_failed", f"{of}_blocked")),
         )
         .scalar_subquery()
     )
@@ -152,7 +144,7 @@ def _insert_failure(of: str) -> Insert:
         select(
             bindparam("id", type_=Uuid()),
             User.id,
-            case((_IS_FULL, literal(blocked)), else_=literal(failed)),
+            bindparam("kind", type_=String()),
             bindparam("now", type_=UtcDateTime()),
             bindparam("session_id", type_=Uuid()),
             bindparam("device_name", type_=String()),

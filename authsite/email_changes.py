@@ -20,7 +20,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
-    exists,
     func,
     insert,
     or_,
@@ -199,7 +198,8 @@ def undo_change(
             sessions.end_all(user_id, reason="email_undone")
             database.run(_END_LATER, key | {"since": undone.confirmed_at})
             account = _move(_RESTORE, user_id, change.old_email, now, new_hash=new_hash)
-            database.run(_FREE_OTHERS, key | {"address": change.old_email})
+            kept = [each.old_email for each in database.rows(_UNDOABLE_ADDRESSES, key)]
+            database.run(_FREE_OTHERS, key | {"kept": [change.old_email, *kept]})
             since = activity.suspect_since(user_id, _REQUESTED, change.requested_at)
             passkeys.remove_made_since(user_id, min(since, suspect_since or since))
             if locked.delete_after is not None:
@@ -471,12 +471,10 @@ _RESTORE = _SHOW.values(
     delete_after=None,
 )
 # What undone changes took is free at once; what an earlier change may still lead back to is kept.
+_UNDOABLE_ADDRESSES = select(EmailChange.old_email).where(
+    EmailChange.user_id == _OWNER_ID, *_CAN_BE_UNDONE
+)
 _FREE_OTHERS = delete(UserEmail).where(
     UserEmail.user_id == _OWNER_ID,
-    UserEmail.email != bindparam("address"),
-    ~exists().where(
-        EmailChange.user_id == _OWNER_ID,
-        EmailChange.old_email == UserEmail.email,
-        *_CAN_BE_UNDONE,
-    ),
+    UserEmail.email.not_in(bindparam("kept", expanding=True)),
 )

@@ -54,18 +54,15 @@ class Attempt:
 
     is_right = False
 
-    def __init__(
-        self, user_id: uuid.UUID | None, counter: bytes, *, of: str = activity.SIGN_IN
-    ) -> None:
+    def __init__(self, user_id: uuid.UUID | None, *, of: str = activity.SIGN_IN) -> None:
         self._user_id = user_id
-        self._counter = counter
         self._of = of
 
-    def note(self) -> None:
-        """Write a wrong one into the account's activity, once it has been counted."""
+    def note(self, recent: int) -> None:
+        """Write a wrong one into the account's activity, once it has been counted and made so many."""
         user_id = self._user_id or uuid.UUID(int=0)
         most = SECOND_STEPS if self._of == activity.SECOND_STEP else PASSWORDS
-        activity.record_failure(user_id, counter=self._counter, fills_at=most.recent, of=self._of)
+        activity.record_failure(user_id, has_filled=recent >= most.recent, of=self._of)
 
     def succeeded(self) -> None:
         self.is_right = True
@@ -85,20 +82,22 @@ def attempt(
     the device id of a browser that has signed in to this account. `user_id` is for the log.
     """
     now = clock.now()
-    key = _counter_with_room(email, known_browser, now, user_id) if has_failures else None
-    this = Attempt(user_id, key or key_for(email))
+    key, recent = None, 0
+    if has_failures:
+        key, recent = _counter_with_room(email, known_browser, now, user_id)
+    this = Attempt(user_id)
     try:
         yield this
     finally:
         if key is None and not this.is_right:
-            _add(key_for(email), now)
+            recent = _add(key_for(email), now)
         elif key is not None and this.is_right:
             # Nothing else on the count: the address is quiet again. Else the run of wrong ones is over.
             database.run(_FORGET_ONLY_ONE, {"counter": key}) or database.run(
                 _GIVE_BACK, {"counter": key}
             )
         if not this.is_right:
-            this.note()
+            this.note(recent)
 
 
 @contextmanager
@@ -110,14 +109,15 @@ def second_step(user_id: uuid.UUID) -> Iterator[Attempt]:
     """
     now = clock.now()
     key = tokens.keyed_digest("second step", str(user_id))
-    if not _add(key, now, up_to=SECOND_STEPS):
+    recent = _add(key, now, up_to=SECOND_STEPS)
+    if not recent:
         events.record("second_step", outcome="lockout", user_id=user_id)
         raise _too_many(key, now, SECOND_STEPS, ONLY_ANOTHER_WAY_HELPS)
-    this = Attempt(user_id, key, of=activity.SECOND_STEP)
+    this = Attempt(user_id, of=activity.SECOND_STEP)
     try:
         yield this
     except InvalidCode:
-        this.note()
+        this.note(recent)
         raise
     if this.is_right:
         database.run(_FORGET, {"counter": key})
@@ -158,6 +158,11 @@ def failures(email: str) -> int:
     """Return how many wrong passwords in a row are on the count of the address."""
     found = database.row(_CONSECUTIVE, {"counter": key_for(email)})
     return found.consecutive if found else 0
+
+
+def has_failures(counter: bytes) -> bool:
+    """Return whether anything is on a count."""
+    return database.row(_FAILURES, {"counter": counter}) is not None
 
 
 def close(email: str) -> None:
@@ -217,15 +222,15 @@ def delete_stale(before: datetime) -> Iterator[int]:
 
 def _counter_with_room(
     email: str, known_browser: str | None, now: datetime, user_id: uuid.UUID | None
-) -> bytes:
-    """Put the attempt on a count that is not full and return it, or raise TooManyAttempts."""
+) -> tuple[bytes, int]:
+    """Put the attempt on a count that is not full; return it and what it holds, or raise TooManyAttempts."""
     key = key_for(email)
-    if _add(key, now, up_to=PASSWORDS):
-        return key
+    if recent := _add(key, now, up_to=PASSWORDS):
+        return key, recent
     if known_browser is not None:
         key = key_for(email, known_browser)
-        if _add(key, now, up_to=PASSWORDS):
-            return key
+        if recent := _add(key, now, up_to=PASSWORDS):
+            return key, recent
     events.record("lockout", outcome="refused", user_id=user_id)
     raise _too_many(key, now, PASSWORDS, ONLY_A_RESET_HELPS)
 
@@ -239,8 +244,8 @@ def _too_many(key: bytes, now: datetime, most: Most, for_good: str) -> TooManyAt
     return TooManyAttempts(math.ceil((ends_at - now).total_seconds()))
 
 
-def _add(key: bytes, now: datetime, *, up_to: Most | None = None) -> bool:
-    """Add one wrong one; with `up_to` none where so many have been reached. Return whether it did."""
+def _add(key: bytes, now: datetime, *, up_to: Most | None = None) -> int:
+    """Add one wrong one and return how many the window holds then; with `up_to` 0 where that is too many."""
     insert = database.upsert(SignInFailures)
     is_over = SignInFailures.window_ends_at <= now
     is_allowed = up_to and and_(
@@ -257,7 +262,8 @@ def _add(key: bytes, now: datetime, *, up_to: Most | None = None) -> bool:
         },
         where=is_allowed,
     )
-    return database.row(added.returning(SignInFailures.recent)) is not None
+    row = database.row(added.returning(SignInFailures.recent))
+    return row.recent if row else 0
 
 
 # Whether anything is on the count of bindparam `counter`, to be read along with the account.

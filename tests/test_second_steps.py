@@ -638,7 +638,7 @@ def test_the_fifth_wrong_code_is_told_to_have_blocked_and_what_follows_is_not_to
 def test_who_guesses_at_passwords_cannot_hide_who_knows_one(ada, two_step):
     """Each of the two kinds of failures has its own fifty a day."""
     for _ in range(51):
-        activity.record_failure(ada.id, counter=b"nothing", fills_at=10)
+        activity.record_failure(ada.id, has_filled=False)
     with pytest.raises(InvalidCode):
         complete(mfa_token(), "000000")
     rows, _ = activity.feed(ada.id, limit=100)

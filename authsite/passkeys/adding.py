@@ -69,8 +69,11 @@ def _write(row: dict[str, Any]) -> Row:
     assert count is not None
     if count[0] >= MOST:
         raise TooManyPasskeys
+    # A passkey is one account's: of two that show the same, one has it. Where the tables are spread a key is
+    # unique in one account only: there the others are asked, and two in the same instant may both have it.
+    if database.has_citus() and database.row(_HAVE, {"shown": row["credential_id"]}):
+        raise PasskeyExists
     insert = database.upsert(Passkey)
-    # A passkey is one account's: of two that show the same, one has it.
     statement = insert.values(**row).on_conflict_do_nothing().returning(*Passkey.__table__.c)
     added = database.row(statement)
     if added is None:
@@ -79,3 +82,4 @@ def _write(row: dict[str, Any]) -> Row:
 
 
 _COUNT = select(func.count()).where(Passkey.user_id == bindparam("owner_id", type_=Uuid()))
+_HAVE = select(Passkey.id).where(Passkey.credential_id == bindparam("shown")).limit(1)

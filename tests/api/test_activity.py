@@ -179,7 +179,7 @@ def test_an_address_without_an_account_leaves_nothing(client, user):
 def test_at_most_fifty_failures_a_day_are_kept(app_context):
     ada = factories.account()
     for _ in range(53):
-        activity.record_failure(ada.id, counter=b"nothing", fills_at=10)
+        activity.record_failure(ada.id, has_filled=False)
     events, _ = activity.feed(ada.id, limit=100, kind="sign_in_failed")
     assert len(events) == 50
 
@@ -187,9 +187,9 @@ def test_at_most_fifty_failures_a_day_are_kept(app_context):
 def test_the_day_passes_and_failures_are_told_again(app_context, time_machine):
     ada = factories.account()
     for _ in range(50):
-        activity.record_failure(ada.id, counter=b"nothing", fills_at=10)
+        activity.record_failure(ada.id, has_filled=False)
     time_machine.move_to(clock.now() + timedelta(days=1, seconds=1), tick=False)
-    activity.record_failure(ada.id, counter=b"nothing", fills_at=10)
+    activity.record_failure(ada.id, has_filled=False)
     events, _ = activity.feed(ada.id, limit=100, kind="sign_in_failed")
     assert len(events) == 51
 
