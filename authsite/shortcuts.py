@@ -1,21 +1,20 @@
-"""What products ask with each request of their own, answered below Flask where the answer is yes.
+"""What is asked most, answered below Flask where the answer is yes.
 
-Forward auth and introspection cost a product's every request: Flask's routing, contexts and hooks are half of
-it. Here the same verbs are called with less around them, for a question that is plainly put and a credential
-that is good. All else goes on to Flask and its views, which decide everything anew and explain refusals:
-nothing is refused here.
+Forward auth and introspection cost a product's every request, and its pages ask who is signed in and where:
+Flask's routing, contexts and hooks are half of that. Here the same verbs are called with less around them,
+for a question that is plainly put and a credential that is good. All else goes on to Flask and its views,
+which decide everything anew and explain refusals: nothing is refused here.
 """
 
 import io
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import orjson
 from flask import Flask, current_app
 
-from . import service_clients, sessions
+from . import api, service_clients, sessions
 from .api import services
 from .errors import InvalidClient
 from .forwarding import asking, verdicts
@@ -50,29 +49,28 @@ class Shortcut:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         path = environ.get("PATH_INFO")
-        if path != INTROSPECTION and path not in headers.FOR_PROXIES:
+        find = ANSWERS.get(path or "")
+        if find is None or not self._is_plain(environ, path):
             return self._flask(environ, start_response)
         with self._app.app_context():
             try:
-                answer = self._answer(environ, path)
+                answer = find(environ)
             except Exception as fault:
                 # Flask tells of it, without asking a database that is gone a second time.
                 answer = None
                 headers.pass_on(environ, fault)
-        if answer is None:
-            return self._flask(environ, start_response)
-        start_response("200 OK", answer[0])
-        return [answer[1]]
+            if answer is not None:
+                start_response("200 OK", answer[0])
+                return [answer[1]]
+        return self._flask(environ, start_response)
 
-    def _answer(self, environ: "WSGIEnvironment", path: str) -> Answer | None:
-        """Return what is to be answered, None where Flask has to decide."""
-        if environ.get("HTTP_HOST") != self._host or headers.has_large_cookies(environ):
-            return None
-        if path != INTROSPECTION:
-            return _forward_auth(environ)
-        if environ["wsgi.url_scheme"] == self._scheme:
-            return _introspection(environ)
-        return None
+    def _is_plain(self, environ: "WSGIEnvironment", path: str | None) -> bool:
+        """Return whether it was asked by our own name and over our own scheme, as far as that counts."""
+        return (
+            environ.get("HTTP_HOST") == self._host
+            and not headers.has_large_cookies(environ)
+            and (path in headers.FOR_PROXIES or environ["wsgi.url_scheme"] == self._scheme)
+        )
 
 
 def _forward_auth(environ: "WSGIEnvironment") -> Answer | None:
@@ -96,12 +94,49 @@ def _forward_auth(environ: "WSGIEnvironment") -> Answer | None:
 
 
 def _introspection(environ: "WSGIEnvironment") -> Answer | None:
-    if environ["REQUEST_METHOD"] != "POST" or environ.get("QUERY_STRING") or not _is_plain(environ):
+    if (
+        environ["REQUEST_METHOD"] != "POST"
+        or environ.get("QUERY_STRING")
+        or not _is_plain_form(environ)
+    ):
         return None
     token, service = _token(environ), _service(environ)
     if token is None or service is None:
         return None
-    content = orjson.dumps(services.introspection(token, service), default=str)
+    return _json(services.introspection(token, service))
+
+
+def _account(environ: "WSGIEnvironment") -> Answer | None:
+    if not _is_allowed(environ, limits.read_account):
+        return None
+    return _json_for_origin(environ, authentication.current_session().account.public())
+
+
+def _sessions(environ: "WSGIEnvironment") -> Answer | None:
+    if not _is_allowed(environ, limits.list_sessions, with_all=True):
+        return None
+    rows, caller = authentication.current_sessions(), authentication.current_session()
+    return _json_for_origin(environ, api.sessions.listed(rows, current=caller.id))
+
+
+def _is_allowed(environ: "WSGIEnvironment", limit: limits.Limit, *, with_all: bool = False) -> bool:
+    """Return whether this is a plain GET of somebody who is signed in and within the limit."""
+    if environ["REQUEST_METHOD"] != "GET" or environ.get("QUERY_STRING"):
+        return False
+    if not authentication.is_bearer_good(environ, with_all=with_all):
+        return False
+    window = limit.hit()
+    return window is None or window.is_allowed
+
+
+def _json_for_origin(environ: "WSGIEnvironment", members: dict[str, Any]) -> Answer:
+    own, content = _json(members)
+    origin = headers.for_origin(environ.get("HTTP_ORIGIN"))
+    return [*own, ("Vary", "Origin"), *origin.items(), *limits.fields().items()], content
+
+
+def _json(members: dict[str, Any]) -> Answer:
+    content = current_app.json.dumps(members).encode()
     return [
         ("Content-Type", "application/json"),
         ("Content-Length", str(len(content))),
@@ -109,7 +144,7 @@ def _introspection(environ: "WSGIEnvironment") -> Answer | None:
     ], content
 
 
-def _is_plain(environ: "WSGIEnvironment") -> bool:
+def _is_plain_form(environ: "WSGIEnvironment") -> bool:
     return environ.get("CONTENT_TYPE") == "application/x-www-form-urlencoded" and not any(
         name in environ for name in _SAYS_MORE
     )
@@ -133,3 +168,12 @@ def _service(environ: "WSGIEnvironment") -> str | None:
     except InvalidClient:
         return None
     return name if service_clients.is_secret_of(name, secret) else None
+
+
+ANSWERS: dict[str, Callable[["WSGIEnvironment"], Answer | None]] = {
+    **dict.fromkeys(headers.FOR_PROXIES, _forward_auth),
+    INTROSPECTION: _introspection,
+    "/api/v1/auth/me": _account,
+    "/api/v1/users/me": _account,
+    "/api/v1/sessions/me": _sessions,
+}

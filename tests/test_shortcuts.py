@@ -1,13 +1,14 @@
-"""What products ask with each request: answered below Flask, and exactly as Flask's views would answer."""
+"""What is asked most: answered below Flask, and exactly as Flask's views would answer."""
 
 import base64
 import hashlib
+from datetime import timedelta
 
 import pytest
 from flask import Flask
 from sqlalchemy.exc import OperationalError
 
-from authsite import sessions, shortcuts
+from authsite import clock, sessions, shortcuts
 from tests.api.conftest import V1
 from tests.factories import PASSWORD
 
@@ -24,6 +25,7 @@ def app(make_app):
         PUBLIC_BASE_URL=OWN,
         FORWARD_AUTH_ORIGINS=WIKI,
         TRUSTED_PROXY_HOPS="1",
+        CORS_ORIGINS=WIKI,
         SERVICE_CLIENTS=f"billing:{hashlib.sha256(SECRET.encode()).hexdigest()}",
     )
 
@@ -165,12 +167,106 @@ def with_token(value, token):
     return value and value.replace("%54OKEN", escaped).replace("TOKEN", token)
 
 
+READS = [f"{V1}/auth/me", f"{V1}/users/me", f"{V1}/sessions/me"]
+
+
+def read(client, path, token, *, method="GET", **how):
+    sent = {"Authorization": f"Bearer {token}"} | how.pop("headers", {})
+    return client.open(path, method=method, headers=sent, **{"base_url": OWN} | how)
+
+
+@pytest.mark.parametrize("path", READS)
+def test_who_and_where_one_is_signed_in_is_answered_below_flask_by_one_statement(
+    client, token, without_flask, sent_statements, path
+):
+    read(client, path, token)
+    without_flask()
+    with sent_statements() as sent:
+        answer = read(client, path, token)
+
+    assert answer.status_code == 200
+    assert len(sent) == 1
+
+
+WAYS = {
+    "plainly": {},
+    "with other letters": {"headers": {"Authorization": "bEARER  TOKEN "}},
+    "from a listed origin": {"headers": {"Origin": WIKI}},
+    "from another origin": {"headers": {"Origin": "https://evil.example.com"}},
+    "with a query": {"query_string": {"a": "b"}},
+    "with the token in the query": {"query_string": {"access_token": "x"}},
+    "with a body": {"json": {"a": "b"}},
+    "with nothing": {"headers": {"Authorization": ""}},
+    "with a secret": {"headers": BASIC},
+    "with a bad token": {"headers": {"Authorization": "Bearer x"}},
+    "with half a token": {"headers": {"Authorization": "Bearer \xe9"}},
+    "with a cookie": {"headers": {"Cookie": "session=x"}},
+    "with too many cookies": {"headers": {"Cookie": "a=" + "x" * 9000}},
+    "for something else": {"headers": {"Accept": "text/html", "Range": "bytes=0-1"}},
+    "with an id": {"headers": {"X-Request-Id": "a" * 20}},
+    "over http": {"base_url": OWN.replace("https", "http")},
+    "by another name": {"base_url": "https://evil.example.com"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("path", READS)
+def test_who_reads_is_told_what_flask_would_say(client, token, monkeypatch, path, way):
+    how = {name: with_token(value, token) for name, value in WAYS[way].items()}
+    same_on_both_ways(monkeypatch, lambda: read(client, path, token, **how))
+
+
+@pytest.mark.parametrize("path", READS)
+def test_a_read_is_logged_as_flask_would(client, token, monkeypatch, caplog, path):
+    """LG-03"""
+
+    def logged():
+        caplog.clear()
+        read(client, path, token)
+        return [each.facts | {"milliseconds": None} for each in caplog.records]
+
+    one = logged()
+    monkeypatch.setattr(shortcuts, "ANSWERS", {})
+
+    assert [each["event"] for each in one] == ["request"]
+    assert one == logged()
+    assert one[0]["session_id"]
+
+
+@pytest.mark.parametrize(("path", "most"), [(READS[0], 60), (READS[2], 30)])
+def test_reads_below_flask_count_and_are_refused_once(make_app, caplog, path, most):
+    """LT-03"""
+    client = make_app(PUBLIC_BASE_URL=OWN, REDIS_URL="").test_client(use_cookies=False)
+    registration = {"email": "ada@example.com", "password": PASSWORD, "first_name": "Ada"}
+    client.post(f"{V1}/auth/register", json=registration, base_url=OWN)
+    given = client.post(f"{V1}/auth/login", json=registration, base_url=OWN).get_json()
+    answers = [read(client, path, given["access_token"]) for _ in range(most + 2)]
+    refused = [each for each in caplog.records if each.facts["event"] == "rate_limited"]
+
+    assert [each.status_code for each in answers] == [200] * most + [429] * 2
+    assert f";r={most - 1};" in answers[0].headers["RateLimit"]
+    assert len(refused) == 2
+
+
+@pytest.mark.parametrize("path", READS)
+def test_a_use_after_a_pause_is_noted_below_flask_and_tells_the_new_time(
+    client, token, time_machine, path
+):
+    """SE-03"""
+    time_machine.move_to(clock.now() + timedelta(minutes=2), tick=False)
+    read(client, path, token)
+    listed = read(client, READS[2], token).get_json()["sessions"]
+
+    assert listed[0]["last_used_at"] == clock.rfc3339(clock.now())
+
+
 @pytest.mark.parametrize(
     "method", ["GET", "HEAD", "PUT", "OPTIONS", "TRACE", "PROPFIND", "CONNECT"]
 )
-@pytest.mark.parametrize("path", ["/forward-auth", f"{V1}/auth/introspect"])
+@pytest.mark.parametrize("path", ["/forward-auth", f"{V1}/auth/introspect", READS[0], READS[2]])
 def test_each_method_is_answered_as_flask_would(client, token, monkeypatch, path, method):
-    sent = ASKED | ({"Authorization": f"Bearer {token}"} if path == "/forward-auth" else BASIC)
+    is_service = path.endswith("introspect")
+    sent = ASKED | (BASIC if is_service else {"Authorization": f"Bearer {token}"})
     same_on_both_ways(
         monkeypatch, lambda: client.open(path, method=method, headers=sent, base_url=OWN)
     )
@@ -179,11 +275,13 @@ def test_each_method_is_answered_as_flask_would(client, token, monkeypatch, path
 def test_an_end_is_seen_by_the_next_question(client, token):
     """SE-03: nothing is remembered below Flask either."""
     assert forward_auth(client, token).status_code == 200
+    assert all(read(client, path, token).status_code == 200 for path in READS)
     bearer = {"Authorization": f"Bearer {token}"}
     assert client.post(f"{V1}/auth/logout", headers=bearer, base_url=OWN).status_code == 200
 
     assert forward_auth(client, token).status_code == 401
     assert introspect(client, token).get_json() == {"active": False}
+    assert all(read(client, path, token).status_code == 401 for path in READS)
 
 
 def test_a_database_that_is_gone_is_asked_once_and_told_as_ever(client, token, monkeypatch):
@@ -203,7 +301,7 @@ def test_a_database_that_is_gone_is_asked_once_and_told_as_ever(client, token, m
 def same_on_both_ways(monkeypatch, ask) -> None:
     """Ask as it is and once more without the shortcut; but for time, the answers are the same."""
     one = ask()
-    monkeypatch.setattr(shortcuts.Shortcut, "_answer", lambda *_: None)
+    monkeypatch.setattr(shortcuts, "ANSWERS", {})
     other = ask()
 
     assert told(one) == told(other)

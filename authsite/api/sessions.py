@@ -2,12 +2,14 @@
 
 import contextlib
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint
 
 from .. import sessions
 from ..crypto import tokens
+from ..database import Row
 from ..errors import Forbidden, InvalidInput, SessionNotFound, TokenInvalid
 from ..web import authentication, limits
 from ..web.forms import DeviceNameForm, LogoutForm
@@ -57,12 +59,12 @@ def logout_all() -> dict[str, Any]:
 @limits.list_sessions
 def list_my_sessions() -> dict[str, Any]:
     """Return the user's live sessions, last used first."""
-    caller = authentication.current_session()
-    rows = authentication.current_sessions()
-    return {
-        "sessions": [answers.session(row, current=caller.id) for row in rows],
-        "total": len(rows),
-    }
+    return listed(authentication.current_sessions(), current=authentication.current_session().id)
+
+
+def listed(rows: Sequence[Row], *, current: uuid.UUID) -> dict[str, Any]:
+    """Return what a client is told of sessions."""
+    return {"sessions": [answers.session(row, current=current) for row in rows], "total": len(rows)}
 
 
 @blueprint.patch("/sessions/<session_id>")

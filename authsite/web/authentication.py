@@ -7,7 +7,7 @@ import uuid
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlencode
 
 from flask import (
@@ -41,8 +41,19 @@ from .. import (
 from ..clients import places
 from ..crypto import tokens
 from ..database.models import MAX_USER_AGENT
-from ..errors import InvalidClient, InvalidInput, MalformedRequest, NotAuthenticated, SessionRevoked
+from ..errors import (
+    InvalidClient,
+    InvalidInput,
+    MalformedRequest,
+    NotAuthenticated,
+    SessionRevoked,
+    TokenExpired,
+    TokenInvalid,
+)
 from . import bindings, headers, limits
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 HINTS = (
     "sec-ch-ua",
@@ -94,8 +105,8 @@ def current_session() -> sessions.Resumed:
 
 def current_sessions() -> Sequence[database.Row]:
     """Return all live sessions of the user behind this request, last used first."""
-    if "sessions" in g:
-        return cast("Sequence[database.Row]", g.sessions)
+    if read_along := g.get("sessions"):
+        return cast("Sequence[database.Row]", read_along)
     return sessions.active_for(current_session().account.id)
 
 
@@ -148,27 +159,56 @@ def from_bearer() -> None:
     # A browser asks with OPTIONS, and without the token, whether it may send it (Fetch, CORS preflight).
     if getattr(view, "is_public", False) or request.method == "OPTIONS":
         return
-    claims = _claims()
+    token = _bearer_token(request.headers.get("Authorization", ""))
+    if request.query_string and "access_token" in request.args:
+        raise MalformedRequest("Send the access token in the Authorization header only")
+    with_all = getattr(view, "lists_sessions", False)
+    g.session, g.sessions = _resume_bearer(token, with_all=with_all, address=remote_address)
+
+
+def is_bearer_good(environ: "WSGIEnvironment", *, with_all: bool) -> bool:
+    """Return whether a bearer is signed in, and have him be the current one where Flask has no request."""
+    try:
+        token = _bearer_token(environ.get("HTTP_AUTHORIZATION", ""))
+        g.session, g.sessions = _resume_bearer(
+            token,
+            with_all=with_all,
+            address=lambda: limits.address_text(environ.get("REMOTE_ADDR")),
+        )
+    except (NotAuthenticated, TokenExpired, TokenInvalid, SessionRevoked):
+        return False
+    return not with_all or g.sessions is not None
+
+
+def _resume_bearer(
+    token: str, *, with_all: bool, address: Callable[[], str | None]
+) -> tuple[sessions.Resumed, Sequence[database.Row] | None]:
+    """Return the session behind an access token, and if wanted all of its user's, in the same read.
+
+    Not those (None) where the caller's has just moved to the top. Raise TokenExpired, TokenInvalid or
+    SessionRevoked.
+    """
+    claims = tokens.read(token, tokens.ACCESS)
     named = claims.session_id, claims.user_id
-    if getattr(view, "lists_sessions", False):
-        resumed, g.sessions = sessions.resume_api_with_all(*named, issued_at=claims.issued_at)
+    rows = None
+    if with_all:
+        resumed, rows = sessions.resume_api_with_all(*named, issued_at=claims.issued_at)
     else:
         resumed = sessions.resume_api(*named, issued_at=claims.issued_at)
-    if sessions.touch(resumed, address=remote_address) is not resumed:
-        g.pop("sessions", None)  # it has just moved to the top
+    if sessions.touch(resumed, address=address) is not resumed:
+        rows = None
     if claims.auth_time is not None:
         proved_at = datetime.fromtimestamp(claims.auth_time, UTC)
         resumed = resumed._replace(authenticated_at=proved_at)
-    g.session = resumed
+    return resumed, rows
 
 
-def _claims() -> tokens.Claims:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+def _bearer_token(authorization: str) -> str:
+    """Return the token of an Authorization header (RFC 6750 §2.1), or raise NotAuthenticated."""
+    scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer":
         raise NotAuthenticated
-    if request.query_string and "access_token" in request.args:
-        raise MalformedRequest("Send the access token in the Authorization header only")
-    return tokens.read(token.strip(" "), tokens.ACCESS)
+    return token.strip(" ")
 
 
 def basic_credentials(header: str) -> tuple[str, str]:

@@ -135,7 +135,7 @@ class Envelope:
 
         def start(status: str, headers: list[tuple[str, str]], *failure: Any) -> Any:
             if not (status.startswith("200") and environ.get("PATH_INFO") in UNLOGGED_SUCCESSES):
-                _log(int(status[:3]), began_at)
+                _log(environ, int(status[:3]), began_at)
             own = self._without_referrer if _HAS_NO_REFERRER in environ else self._headers
             headers = [*headers, *own, ("X-Request-Id", request_id)]
             return start_response(status, headers, *failure)
@@ -264,17 +264,18 @@ def _add(response: Response) -> Response:
     return response
 
 
-def _log(status: int, began_at: float) -> None:
+def _log(environ: "WSGIEnvironment", status: int, began_at: float) -> None:
     """Log the request in one line; never its query, which may hold a reset token."""
-    if request.path.startswith(UNLOGGED):
+    path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
+    if path.startswith(UNLOGGED):
         return
     session = g.get("session")
     refusal = "refused" if status < 500 else "error"
     events.record(
         "request",
         outcome="success" if status < 400 else refusal,
-        method=request.method,
-        path=request.path[:200],
+        method=environ["REQUEST_METHOD"],
+        path=path[:200],
         status=status,
         milliseconds=round((time.perf_counter() - began_at) * 1000, 1),
         user_id=session and session.account.id,
@@ -282,16 +283,22 @@ def _log(status: int, began_at: float) -> None:
     )
 
 
+def for_origin(origin: str | None) -> dict[str, str]:
+    """Return what lets a listed origin read an answer; never with credentials (Fetch, CORS protocol)."""
+    if origin is None or origin not in current_app.config["CORS_ORIGINS"]:
+        return {}
+    return {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Expose-Headers": CORS_EXPOSED,
+    }
+
+
 def _allow_origin(response: Response) -> None:
-    """Let the listed origins read the answer; never with credentials (Fetch standard, CORS protocol)."""
     headers = response.headers
     headers.add("Vary", "Origin")
-    origin = request.headers.get("Origin")
-    if origin is None or origin not in current_app.config["CORS_ORIGINS"]:
-        return
-    headers["Access-Control-Allow-Origin"] = origin
-    headers["Access-Control-Expose-Headers"] = CORS_EXPOSED
-    if request.method == "OPTIONS":
+    allowed = for_origin(request.headers.get("Origin"))
+    headers.update(allowed)
+    if allowed and request.method == "OPTIONS":
         headers["Access-Control-Allow-Methods"] = ", ".join(sorted(response.allow))
         headers["Access-Control-Allow-Headers"] = CORS_HEADERS
         headers["Access-Control-Max-Age"] = "600"

@@ -20,7 +20,7 @@ from .. import events
 from ..crypto import tokens
 from ..errors import TokenInvalid, TooManyAttempts
 from ..extensions import limiter
-from .limit_store import WINDOW_SECONDS, Store
+from .limit_store import WINDOW_SECONDS, Store, Window
 
 REFRESH_GRANT = "refresh_token"  # RFC 6749 §6
 View = TypeVar("View", bound=Callable[..., Any])
@@ -52,14 +52,19 @@ class Limit:
 
     def count(self) -> None:
         """Count one request of this client, or raise TooManyAttempts."""
+        window = self.hit()
+        if window and not window.is_allowed:
+            events.record("rate_limited", outcome="refused", limit=self.name)
+            raise TooManyAttempts(window.resets_in)
+
+    def hit(self) -> Window | None:
+        """Count a request of this client where it is allowed; return how the limit stands, None without."""
         if not current_app.config["RATELIMIT_ENABLED"]:
-            return
+            return None
         store: Store = current_app.extensions["limit_store"]
         window = store.hit(f"{self.name}:{self.key()}", self.per_minute)
         g.limit = self, window
-        if not window.is_allowed:
-            events.record("rate_limited", outcome="refused", limit=self.name)
-            raise TooManyAttempts(window.resets_in)
+        return window
 
 
 def init_app(app: Flask) -> None:
@@ -236,11 +241,17 @@ def of(view: Callable[..., Any]) -> Limit | None:
     return getattr(view, "limit", None)
 
 
+def fields() -> dict[str, str]:
+    """Return the fields of a request that is limited (draft-ietf-httpapi-ratelimit-headers)."""
+    if "limit" not in g:
+        return {}
+    limit, window = g.limit
+    return {
+        "RateLimit-Policy": f'"{limit.name}";q={limit.per_minute};w={WINDOW_SECONDS}',
+        "RateLimit": f'"{limit.name}";r={window.remaining};t={window.resets_in}',
+    }
+
+
 def _add_fields(response: Response) -> Response:
-    """Add RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers) to what is limited."""
-    if "limit" in g:
-        limit, window = g.limit
-        headers = response.headers
-        headers["RateLimit-Policy"] = f'"{limit.name}";q={limit.per_minute};w={WINDOW_SECONDS}'
-        headers["RateLimit"] = f'"{limit.name}";r={window.remaining};t={window.resets_in}'
+    response.headers.update(fields())
     return response
