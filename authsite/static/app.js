@@ -39,6 +39,21 @@ for (const time of document.querySelectorAll("[data-local]")) {
   time.textContent = LOCAL[time.dataset.local](new Date(time.dateTime));
 }
 
+// So are the days that a list is divided into: what was on another one here is put under that.
+const days = [...document.querySelectorAll(".day")];
+let shown;
+for (const row of days.flatMap((day) => [...day.querySelectorAll("li")])) {
+  const name = LOCAL.day(new Date(row.querySelector("time").dateTime));
+  if (shown?.firstElementChild.textContent !== name) {
+    shown = days[0].cloneNode(true);
+    shown.firstElementChild.textContent = name;
+    shown.lastElementChild.replaceChildren();
+    days[0].before(shown);
+  }
+  shown.lastElementChild.append(row);
+}
+for (const day of days) day.remove();
+
 // The address typed at the login goes along to the reset form, in no URL and no cookie.
 const email = document.getElementById("email");
 document.querySelector("[data-takes-email]")?.addEventListener("click", () => {

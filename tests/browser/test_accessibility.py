@@ -355,6 +355,38 @@ def violations_and_scrolling(page: Page) -> list[Any]:
     return found
 
 
+BORDER = "element => getComputedStyle(element).borderBottomColor"
+
+
+def test_forced_colours_tell_where_one_is_and_what_is_chosen(open_page, email):
+    """They take every colour but the system's: what only a colour told is gone."""
+    page = open_page(forced_colors="active")
+    page.goto("/login")
+    box = page.get_by_label("Keep me signed in on this device")
+    is_empty = box.screenshot()
+    box.check()
+    assert box.screenshot() != is_empty
+    sign_in(page, email)
+    tabs = page.get_by_role("navigation", name="Account").get_by_role("link")
+    here, *elsewhere = [each.evaluate(BORDER) for each in tabs.all()]
+    assert here not in elsewhere
+
+
+def test_paper_shows_what_there_is_and_nothing_to_press(open_page, email):
+    page = open_page()
+    sign_in(page, email)
+    page.goto("/account")
+    page.emulate_media(media="print")
+    for hidden in ("nav", "button", ".banner", ".skip-link"):
+        for each in page.locator(hidden).all():
+            expect(each).to_be_hidden()
+    expect(page.get_by_label("First name")).to_be_visible()
+    page.goto("/account/devices")
+    page.locator("summary").evaluate("summary => { summary.parentElement.open = true }")
+    expect(page.get_by_text("More about this device")).to_be_hidden()
+    expect(page.get_by_text("Signed in on a web page")).to_be_visible()
+
+
 @with_and_without_script
 def test_an_account_can_be_lived_with_by_keyboard_alone(open_page, has_script):
     """SC 2.1.1, 2.4.3, 2.4.7: in the order of the page, and it is always seen where one is."""

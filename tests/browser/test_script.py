@@ -1,5 +1,6 @@
 """What app.js adds to pages that do without it."""
 
+import re
 import shutil
 from datetime import datetime, timedelta
 
@@ -56,7 +57,7 @@ def test_a_password_can_be_shown_and_is_hidden_again_before_it_is_sent(open_page
 
 @pytest.mark.parametrize("path", ["/account/activity", "/account/security", "/account/devices"])
 def test_every_time_is_told_again_in_the_time_of_its_reader(open_page, email, path):
-    """In Kiritimati it is a day later than in Honolulu; the day of a list is UTC's, and says so."""
+    """In Kiritimati it is a day later than in Honolulu."""
     told = []
     for zone in ("Pacific/Kiritimati", "Pacific/Honolulu"):
         page = open_page(timezone_id=zone)
@@ -64,6 +65,30 @@ def test_every_time_is_told_again_in_the_time_of_its_reader(open_page, email, pa
         page.goto(path)
         told.append(page.locator("[data-local]").all_text_contents())
     assert told[0] != told[1]
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Honolulu"])
+def test_what_happened_stands_under_its_readers_own_day(open_page, email, zone):
+    """One of the two has another day than UTC at any time; one UTC day may be two there."""
+    page = open_page(timezone_id=zone)
+    sign_in(page, email)
+    page.route("**/account/activity", a_day_before_the_first)
+    page.goto("/account/activity")
+    days = page.locator(".day")
+    expect(days).to_have_count(2)
+    for day in days.all():
+        heading_, row = day.get_by_role("heading"), day.get_by_role("listitem")
+        expect(row).to_contain_text(f" · {heading_.inner_text()} ")
+
+
+def a_day_before_the_first(route):
+    """Answer with the list of two, the older of which is a day older than it is."""
+    answer = route.fetch()
+    newer, older = re.findall(r'datetime="(\S+)"', answer.text())
+    before = datetime.fromisoformat(older) - timedelta(days=1)
+    head, _, tail = answer.text().rpartition(older)
+    assert f'datetime="{newer}"' in head
+    route.fulfill(response=answer, body=f"{head}{before:%Y-%m-%dT%H:%M:%SZ}{tail}")
 
 
 def test_a_button_that_would_do_nothing_without_the_script_is_not_shown(open_page):
