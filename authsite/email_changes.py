@@ -266,12 +266,16 @@ def count_dead(before: datetime) -> int:
 
 
 def _was_over(before: datetime) -> Any:
-    return or_(
-        EmailChange.ended_at < before,
-        and_(EmailChange.confirmed_at.is_(None), EmailChange.expires_at < before),
-        and_(
-            EmailChange.confirmed_at < before,
-            or_(EmailChange.undo_until.is_(None), EmailChange.undo_until < before),
+    """Return the condition; what was asked for since cannot have been over, and is not looked at."""
+    return and_(
+        EmailChange.created_at < before,
+        or_(
+            EmailChange.ended_at < before,
+            and_(EmailChange.confirmed_at.is_(None), EmailChange.expires_at < before),
+            and_(
+                EmailChange.confirmed_at < before,
+                or_(EmailChange.undo_until.is_(None), EmailChange.undo_until < before),
+            ),
         ),
     )
 

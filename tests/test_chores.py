@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from authsite import accounts, chores, clock, database, deletions, passwords, sessions
 from authsite.database.models import (
@@ -26,6 +27,7 @@ from authsite.mail import outbox, quotas
 from authsite.second_steps import pending
 from tests import factories, services
 
+READ_WHOLE = re.compile(r"(?:SCAN|Seq Scan on) (\w+)")
 OLD = timedelta(days=120)
 # Citus has a clean-up of its own.
 ALSO_SPREAD = True
@@ -137,6 +139,32 @@ def test_one_turn_is_one_short_batch(ada, time_machine, monkeypatch):
         left.append(count(SpentToken))
 
     assert left == [3, 2, 1, 0]
+
+
+def test_no_chore_reads_a_table_from_end_to_end(app, ada):
+    """Asked once a day of tables of any size: the plans, where an index is taken if there is one."""
+    engine, sent = database.engine(), []
+
+    def note(_connection, _cursor, statement, values, *_more) -> None:
+        sent.append((statement, values))
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        for chore in (*chores.CHORES, *chores.HOURLY):
+            list(chore.batches(clock.now() - chores.KEEP))
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert len(sent) >= len(chores.CHORES)
+    with app.extensions["transactional_engine"].begin() as connection:
+        explain = "EXPLAIN QUERY PLAN" if database.is_sqlite() else "EXPLAIN"
+        if not database.is_sqlite():
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        for statement, values in sent:
+            plan = [
+                str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}", values)
+            ]
+            read = {each for line in plan for each in READ_WHOLE.findall(line)}
+            assert read.isdisjoint(database.Base.metadata.tables), (statement, plan)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

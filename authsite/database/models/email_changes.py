@@ -23,6 +23,7 @@ class EmailChange(Base):
     __table_args__ = (
         Index("ix_email_changes_user_id_created_at", "user_id", "created_at"),
         Index("ix_email_changes_new_email_created_at", "new_email", "created_at"),
+        Index("ix_email_changes_created_at", "created_at"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)

@@ -44,6 +44,7 @@ class TrustedBrowser(Base):
     """A browser that need not show the second step, as SHA-256 of user id and its cookie's 256-bit secret."""
 
     __tablename__ = "trusted_browsers"
+    __table_args__ = (Index("ix_trusted_browsers_expires_at", "expires_at"),)
 
     user_id: Mapped[uuid.UUID] = mapped_column(
         ForeignKey("users.id", ondelete="CASCADE"), primary_key=True

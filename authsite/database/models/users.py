@@ -110,7 +110,10 @@ class PasswordReset(Base):
     """One request for a reset. Its link is the signed id, so a copy of this table opens nothing."""
 
     __tablename__ = "password_resets"
-    __table_args__ = (Index("ix_password_resets_user_id_created_at", "user_id", "created_at"),)
+    __table_args__ = (
+        Index("ix_password_resets_user_id_created_at", "user_id", "created_at"),
+        Index("ix_password_resets_expires_at", "expires_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     user_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
