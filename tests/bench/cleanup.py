@@ -131,7 +131,7 @@ def _clean_up(url: str, commands: list[list[str]]) -> list[int]:
 def _sizes(connection: psycopg.Connection, table: str) -> str:
     found = connection.execute(
         "SELECT pg_table_size(%(table)s::regclass) / 1e6, pg_indexes_size(%(table)s::regclass) / 1e6,"
-        " (SELECT n_live_tup FROM pg_stat_user_tables WHERE relname = %(table)s)",
+        " (SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = %(table)s::regclass)",
         {"table": table},
     ).fetchone()
     assert found is not None
