@@ -1,5 +1,7 @@
 """Rows by the million, written by PostgreSQL itself: ages, ends and ids as the verbs would have left them."""
 
+import shutil
+import tempfile
 from typing import NamedTuple
 
 import psycopg
@@ -13,6 +15,8 @@ from tests import services
 
 PASSWORD = "three random words"
 USER_AGENT = "curl/8.9.1"
+STRETCH = 5_000_000
+LEAST_FREE = 12_000_000_000
 
 
 class Scale(NamedTuple):
@@ -61,11 +65,25 @@ def fill(
         connection.execute(SESSIONS, scale._asdict())
         connection.execute(index[1])
         if scale.events:
-            connection.execute(f"DROP INDEX {EVENTS_INDEX}")
-            connection.execute(EVENTS, scale._asdict())
-            connection.execute(f"CREATE INDEX {EVENTS_INDEX} ON account_events (user_id, id)")
+            _fill_events(connection, scale)
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")
+
+
+def _fill_events(connection: psycopg.Connection, scale: Scale) -> None:
+    """Write the events by stretches, and stop before the disk is full: a hundred million take 25 GB."""
+    connection.execute(f"DROP INDEX {EVENTS_INDEX}")
+    connection.execute(f"ALTER TABLE account_events DROP CONSTRAINT {EVENTS_KEY}")
+    # Emptied in the same transaction, the table needs no log where `wal_level` is minimal.
+    with connection.transaction():
+        connection.execute("TRUNCATE account_events")
+        for first in range(0, scale.events, STRETCH):
+            if shutil.disk_usage(tempfile.gettempdir()).free < LEAST_FREE:
+                raise SystemExit(f"The disk is nearly full after {first:,} events: try --events 5")
+            last = min(scale.events, first + STRETCH) - 1
+            connection.execute(EVENTS, scale._asdict() | {"first": first, "last": last})
+    connection.execute(f"ALTER TABLE account_events ADD CONSTRAINT {EVENTS_KEY} PRIMARY KEY (id)")
+    connection.execute(f"CREATE INDEX {EVENTS_INDEX} ON account_events (user_id, id)")
 
 
 def driverless(url: str) -> str:
@@ -73,15 +91,18 @@ def driverless(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-# A version 7 UUID of a moment: the time over a random version 4 UUID. A user's is a function of its number.
+# A version 7 UUID of a moment, made of a number instead of chance, for which PostgreSQL would ask the kernel
+# at each row: that was most of the time. A user's is a function of its number.
 FUNCTIONS = """
-CREATE FUNCTION pg_temp.id_at(moment timestamptz, random text) RETURNS uuid LANGUAGE sql AS $$
-    SELECT (lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0')
-            || '7' || substr(random, 14))::uuid
+CREATE FUNCTION pg_temp.id_of(milliseconds bigint, number bigint) RETURNS uuid LANGUAGE sql AS $$
+    SELECT overlay(overlay(md5(number::text) PLACING lpad(to_hex(milliseconds), 12, '0') || '7' FROM 1)
+                   PLACING '8' FROM 17)::uuid
+$$;
+CREATE FUNCTION pg_temp.id_at(moment timestamptz, number bigint) RETURNS uuid LANGUAGE sql AS $$
+    SELECT pg_temp.id_of((date_part('epoch', moment) * 1000)::bigint, number)
 $$;
 CREATE FUNCTION pg_temp.user_id(number bigint) RETURNS uuid LANGUAGE sql AS $$
-    SELECT pg_temp.id_at('2020-01-01Z'::timestamptz + number * interval '1 ms',
-                         overlay(md5(number::text) PLACING '8' FROM 17 FOR 1))
+    SELECT pg_temp.id_of(1577836800000 + number, number)
 $$;
 """
 
@@ -96,12 +117,12 @@ SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid)
 FROM pg_index WHERE indrelid = 'user_sessions'::regclass AND NOT indisprimary
 """
 
-EVENTS_INDEX = "ix_account_events_user_id_id"
+EVENTS_INDEX, EVENTS_KEY = "ix_account_events_user_id_id", "pk_account_events"
 EVENTS = """
 INSERT INTO account_events (id, user_id, kind, created_at, device_name, ip_address)
-SELECT pg_temp.id_at(t, replace(gen_random_uuid()::text, '-', '')), pg_temp.user_id(n %% %(users)s),
+SELECT pg_temp.id_at(t, n), pg_temp.user_id(n %% %(users)s),
     'signed_in', t, 'curl', '203.0.113.7'
-FROM generate_series(0, %(events)s::bigint - 1) n,
+FROM generate_series(%(first)s::bigint, %(last)s) n,
     LATERAL (SELECT now() - 180 * (1 - n / %(events)s::float8) * interval '1 day') moment (t)
 """
 
@@ -113,9 +134,9 @@ INSERT INTO user_sessions (
     user_agent, created_at, last_used_at, expires_at, absolute_expires_at, ended_at, end_reason
 )
 SELECT
-    pg_temp.id_at(created_at, replace(gen_random_uuid()::text, '-', '')),
+    pg_temp.id_at(created_at, number),
     pg_temp.user_id(number %% %(users)s), 'api',
-    translate(encode(uuid_send(gen_random_uuid()), 'base64'), '+/=', '-_'),
+    left(md5('jti' || number), 22),
     used_at, CASE WHEN ended_at IS NOT NULL THEN 'app of user' || number %% %(users)s || '@example.com' END,
     'curl', 'curl', 'cli', '203.0.113.7', 'curl/8.9.1',
     created_at, used_at, least(used_at + interval '7 days', created_at + interval '30 days'),
