@@ -29,9 +29,8 @@ from sqlalchemy.engine import make_url
 
 from tests import services
 from tests.bench import drive, rows, sites
-from tests.bench.traffic import Client
+from tests.bench.traffic import Client, Readers
 
-READERS, READS_A_SECOND = 20, 100
 USERS = 2_000
 IDLE = 2_000
 SIGN_INS_A_MINUTE = 500
@@ -57,44 +56,11 @@ def main() -> None:
                 tokens = driver._lines("me")
                 with beside(site, proxy):
                     time.sleep(1)
-                    report = _read(site.url, tokens, options.seconds)
+                    with Readers(site.url, tokens) as people:
+                        time.sleep(options.seconds)
                 memory = ", ".join(f"{each:.0f}" for each in site.megabytes())
-                print(f"{name:16} {report}  {memory} MB", flush=True)
+                print(f"{name:16} {people.report()}  {memory} MB", flush=True)
                 time.sleep(3)
-
-
-def _read(url: str, tokens: list[str], seconds: float) -> str:
-    """Have people ask who they are, each at a pace of their own, and return what they saw."""
-    samples: list[tuple[float, int]] = []
-    ends_at = time.monotonic() + seconds
-
-    def repeat() -> None:
-        client, pace = Client(), READERS / READS_A_SECOND
-        due = time.monotonic() + random.random() * pace
-        while due < ends_at:
-            time.sleep(max(0.0, due - time.monotonic()))
-            begun = time.monotonic()
-            status, _ = client.ask("GET", url, "/api/v1/auth/me", token=random.choice(tokens))
-            samples.append((time.monotonic() - begun, status))
-            due = max(due + pace, time.monotonic() - 1)
-        client.close()
-
-    _all_at_once([repeat] * READERS)
-    times = sorted(took * 1000 for took, _ in samples)
-    failed = dict(collections.Counter(status for _, status in samples if status != 200))
-    return (
-        f"{len(times):6,} reads, p50 {times[len(times) // 2]:6.1f} ms,"
-        f" p99 {times[len(times) * 99 // 100]:7.1f} ms, longest {times[-1]:7.1f} ms,"
-        f" failed {failed or 'none'}"
-    )
-
-
-def _all_at_once(works: list[Callable[[], None]]) -> None:
-    threads = [threading.Thread(target=each) for each in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 @contextmanager

@@ -97,6 +97,57 @@ class Traffic:
         )[0]
 
 
+class Readers:
+    """People who ask who they are, each at a pace of his own, until stopped."""
+
+    def __init__(
+        self, url: str, access_tokens: Sequence[str], *, people: int = 20, per_second: float = 100
+    ) -> None:
+        self.samples: list[tuple[float, int]] = []  # seconds and status
+        self._url = url
+        self._tokens = access_tokens
+        self._pace = people / per_second
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._repeat) for _ in range(people)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def p99(self) -> float:
+        """Return the 99th percentile in milliseconds."""
+        return self._times()[len(self.samples) * 99 // 100]
+
+    def report(self) -> str:
+        """Return how many reads there were, their times, and those that failed by status (0: no answer)."""
+        times = self._times()
+        failed = dict(collections.Counter(status for _, status in self.samples if status != 200))
+        return (
+            f"{len(times):6,} reads, p50 {times[len(times) // 2]:6.1f} ms,"
+            f" p99 {times[len(times) * 99 // 100]:7.1f} ms, longest {times[-1]:7.1f} ms,"
+            f" failed {failed or 'none'}"
+        )
+
+    def _times(self) -> list[float]:
+        return sorted(took * 1000 for took, _ in list(self.samples))
+
+    def _repeat(self) -> None:
+        client, due = Client(), time.monotonic() + random.random() * self._pace
+        while not self._over.wait(max(0.0, due - time.monotonic())):
+            begun = time.monotonic()
+            token = random.choice(self._tokens)
+            status, _ = client.ask("GET", self._url, "/api/v1/auth/me", token=token)
+            self.samples.append((time.monotonic() - begun, status))
+            due = max(due + self._pace, time.monotonic() - 1)
+        client.close()
+
+
 class Client:
     """One client's connections, which it keeps for about fifty requests."""
 
