@@ -19,7 +19,7 @@ import requests
 
 from authsite import create_app
 from authsite.server.threads import ElasticThreads
-from authsite.server.worker import MAX_BODY, Intake
+from authsite.server.worker import MAX_BODY, MAX_CORKED, ClientSocket, Intake
 from tests import services
 from tests.test_faults import crowd
 
@@ -261,6 +261,23 @@ def test_an_overlong_body_is_waited_for_and_not_kept():
         assert not intake.feed(b"x" * 100_000)
     assert intake.feed(b"x" * 100_000)
     assert len(intake.data) < 2 * MAX_BODY
+
+
+def test_a_head_and_its_body_leave_in_one_piece_and_a_long_answer_as_it_comes():
+    ours, theirs = socket.socketpair()
+    with theirs, ClientSocket(ours) as answering:
+        theirs.setblocking(False)
+        answering.is_corked = True
+        answering.sendall(b"head")
+        answering.sendall(b"body")
+        with pytest.raises(BlockingIOError):
+            theirs.recv(100)
+        answering.uncork()
+        assert theirs.recv(100) == b"headbody"
+
+        answering.is_corked = True
+        answering.sendall(b"x" * (MAX_CORKED + 1))
+        assert len(theirs.recv(2 * MAX_CORKED)) == MAX_CORKED + 1
 
 
 # headers

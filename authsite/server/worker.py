@@ -18,7 +18,7 @@ from collections import deque
 from functools import partial
 from typing import Any
 
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 MOST_THREADS = 64  # with those that wait; see threads.py
 # Seconds for a request's head and body to arrive, and for a client to close after its answer.
@@ -37,6 +37,8 @@ MAX_DRAINED = 1024 * 1024
 # What all unfinished requests of a process may hold together.
 MAX_HELD = 32 * 1024 * 1024
 MAX_CHUNK_LINE = 64
+MAX_CORKED = 16 * 1024  # of an answer; what is longer is sent as it comes
+NOTIFY_SECONDS = 1  # between two signs of life
 _PIECE = 16 * 1024
 _OF_BODIES = (b"content-length", b"transfer-encoding", b"expect")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -49,6 +51,7 @@ class ClientSocket(socket.socket):
         super().__init__(fileno=accepted.detach())
         super().setblocking(False)
         self.unsent = bytearray()
+        self.is_corked = False
 
     def setblocking(self, flag: bool) -> None:
         """Stay as it is, whatever gunicorn asks for."""
@@ -67,8 +70,21 @@ class ClientSocket(socket.socket):
         except BlockingIOError:
             return b""
 
+    def uncork(self) -> None:
+        """Send what was held back, as far as the client has room for it; raise OSError where it is gone."""
+        self.is_corked = False
+        self.send_more()
+
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send what the client has room for, and keep the rest for the main thread."""
+        """Send what the client has room for, and keep the rest for the main thread.
+
+        A head and a short body, which come one after the other, are held back and sent in one piece.
+        """
+        if self.is_corked:
+            self.unsent += data
+            if len(self.unsent) > MAX_CORKED:
+                self.send_more()
+            return
         sent = 0
         if not self.unsent:
             with contextlib.suppress(BlockingIOError):
@@ -164,6 +180,11 @@ class Intake:
         return False
 
 
+def _has_more(conn: TConn) -> bool:
+    """Return whether bytes of a next request came along with the last one."""
+    return bool(conn.parser.unreader.buf.getvalue())
+
+
 class Worker(ThreadWorker):
     """gunicorn's gthread with threads of our own, and requests that are whole before a thread sees them."""
 
@@ -176,6 +197,7 @@ class Worker(ThreadWorker):
         self._lingering: deque[tuple[float, TConn]] = deque()
         self._unfinished: set[TConn] = set()
         self._held = 0
+        self._notified_at = 0.0
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
@@ -187,6 +209,10 @@ class Worker(ThreadWorker):
 
     def notify(self) -> None:
         """Tell the main process that all is well, unless every thread is stuck: then it replaces us."""
+        now = time.monotonic()
+        if now - self._notified_at < NOTIFY_SECONDS:
+            return
+        self._notified_at = now
         is_stuck = getattr(self.tpool, "is_stuck", None)
         if is_stuck is None or not is_stuck(STUCK_SECONDS):
             super().notify()
@@ -214,20 +240,50 @@ class Worker(ThreadWorker):
         self.keepalived_conns.remove(conn)
         self._begin(conn)
 
-    def finish_request(self, conn: TConn, fs: Any) -> None:
+    def enqueue_req(self, conn: TConn) -> None:
+        """Have a thread answer a request that is whole."""
+        self.tpool.submit(self._answer, conn)
+
+    def _answer(self, conn: TConn) -> None:
+        """Answer a request, in a thread of its own, and wait for the next without waking the main thread."""
+        conn.sock.is_corked = True
+        try:
+            is_kept = self.handle(conn)
+            if conn.sock.fileno() >= 0:
+                conn.sock.uncork()
+        except BaseException:
+            is_kept = False
+        if is_kept and self.alive and not conn.sock.unsent and not _has_more(conn):
+            self._keep(conn)
+        else:
+            self.method_queue.defer(self.finish_request, conn, is_kept)
+
+    def _keep(self, conn: TConn) -> None:
+        """Wait for the next request; from any thread."""
+        conn.set_timeout()
+        # First the queue: who is told of the next request looks for its connection there.
+        self.keepalived_conns.append(conn)
+        if not self.alive:
+            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+        self._watch(conn, self.on_client_socket_readable, conn)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        for conn in tuple(self.keepalived_conns):  # threads still add to them
+            conn.timeout = min(conn.timeout, deadline)
+
+    def finish_request(self, conn: TConn, is_kept: bool) -> None:
         """Once the answer is out, keep the connection for its next request, or let it go."""
         try:
             if conn.sock.fileno() >= 0 and conn.sock.unsent:
-                self._send_on(conn, fs)
+                self._send_on(conn, is_kept)
                 return
-            is_kept = not fs.cancelled() and fs.result()
             if not is_kept:
                 self._linger(conn)
             elif left := conn.parser.unreader.take_buffered():
                 # Sent ahead; it may be half a request.
                 self._begin(conn, left)
             else:
-                super().finish_request(conn, fs)
+                self._keep(conn)
         except Exception:
             self._close(conn)
 
@@ -256,15 +312,15 @@ class Worker(ThreadWorker):
                 self._unwatch(conn)
                 self._close(conn)
 
-    def _send_on(self, conn: TConn, fs: Any) -> None:
+    def _send_on(self, conn: TConn, is_kept: bool) -> None:
         """Send the rest of an answer as the client makes room for it."""
         # An answer of its own, so that a later one of this connection has its own time.
         self._sending.append((time.monotonic() + SEND_SECONDS, conn, conn.sock.unsent))
         self.poller.register(
-            conn.sock, selectors.EVENT_WRITE, partial(self._on_room_to_send, conn, fs)
+            conn.sock, selectors.EVENT_WRITE, partial(self._on_room_to_send, conn, is_kept)
         )
 
-    def _on_room_to_send(self, conn: TConn, fs: Any, _client: socket.socket) -> None:
+    def _on_room_to_send(self, conn: TConn, is_kept: bool, _client: socket.socket) -> None:
         try:
             conn.sock.send_more()
         except OSError:
@@ -274,7 +330,7 @@ class Worker(ThreadWorker):
         if not conn.sock.unsent:
             self._unwatch(conn)
             conn.sock.unsent = bytearray()
-            self.finish_request(conn, fs)
+            self.finish_request(conn, is_kept)
 
     def _begin(self, conn: TConn, data: bytes = b"") -> None:
         intake = Intake()
