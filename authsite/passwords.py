@@ -129,7 +129,8 @@ def change(
 ) -> Changed:
     """Change a signed-in user's password and end all other sessions.
 
-    Raise WrongCurrentPassword, TooManyAttempts or WeakPassword.
+    Raise WrongCurrentPassword, TooManyAttempts, WeakPassword, or SessionRevoked if the session has ended
+    meanwhile.
     """
     account = session.account
     password_policy.require_strong(new_password, email=account.email, field="new_password")

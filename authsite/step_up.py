@@ -66,7 +66,8 @@ def confirm(
 
     An API session keeps its refresh token: a client that stores the older of two crossing answers would
     else trip the detection of reuse. Raise WrongCurrentPassword, InvalidCode, PasskeyInvalid, TooManyAttempts
-    or, where what has to be shown lacks or cannot be read, InvalidInput.
+    or, where what has to be shown lacks or cannot be read, InvalidInput. SessionRevoked if the session has
+    ended meanwhile.
     """
     if session.two_step_since is None:
         _check_password(session, password)
@@ -95,7 +96,7 @@ def _check_code(session: sessions.Resumed, code: str) -> None:
     user_id = session.account.id
     with throttling.second_step(user_id) as attempt:
         with database.transaction():
-            second_steps.switch.lock(user_id)
+            second_steps.switch.lock(user_id, asked_in=session.id)
             way = second_steps.use_code(user_id, code)
             second_steps.tell(user_id, way, session_id=session.id)
         attempt.succeeded()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import uuid
 from base64 import urlsafe_b64encode
 from datetime import timedelta
 from typing import Any
@@ -92,6 +93,12 @@ def session_rows(
     with database.transaction():
         database.run(insert(UserSession), rows)
     return rows
+
+
+def live_session(user_id: uuid.UUID) -> uuid.UUID:
+    """Return the id of a session of the user's, for a verb that asks in which it is asked."""
+    (row,) = session_rows(accounts.find_by_id(user_id))
+    return row["id"]
 
 
 def digest(secret: str) -> bytes:

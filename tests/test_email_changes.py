@@ -829,7 +829,9 @@ ACTS = {
 def new_codes(ada) -> None:
     factories.turn_on(ada)
     outbox.deliver()
-    second_steps.recovery.replace(ada.id, replaces=second_steps.recovery.current_set(ada.id))
+    second_steps.recovery.replace(
+        ada.id, factories.live_session(ada.id), replaces=second_steps.recovery.current_set(ada.id)
+    )
 
 
 @pytest.mark.parametrize("subject", ACTS)

@@ -65,7 +65,7 @@ def token(ada):
 
 
 def add(owner, made=None, *, name=None, session_id=None, **changed):
-    made, session_id = made or Authenticator(), session_id or uuid.UUID(int=7)
+    made, session_id = made or Authenticator(), session_id or factories.live_session(owner.id)
     options = passkeys.creation_options(owner, session_id)
     credential = json.dumps(made.make(options, **changed))
     return made, passkeys.add(owner.id, session_id, credential, name=name, is_api=True)
@@ -181,20 +181,21 @@ def test_a_new_passkey_is_refused(ada, what):
 
 
 def test_a_challenge_makes_one_passkey_in_its_session_within_ten_minutes(ada, time_machine):
-    options = passkeys.creation_options(ada, uuid.UUID(int=7))
+    here, there = factories.live_session(ada.id), factories.live_session(ada.id)
+    options = passkeys.creation_options(ada, here)
     made = json.dumps(Authenticator().make(options))
     with pytest.raises(PasskeyRefused):
-        passkeys.add(ada.id, uuid.UUID(int=8), made, name=None, is_api=True)
+        passkeys.add(ada.id, there, made, name=None, is_api=True)
     time_machine.shift(timedelta(minutes=9, seconds=59))
-    passkeys.add(ada.id, uuid.UUID(int=7), made, name=None, is_api=True)
+    passkeys.add(ada.id, here, made, name=None, is_api=True)
     again = json.dumps(Authenticator().make(options))
     with pytest.raises(PasskeyRefused):
-        passkeys.add(ada.id, uuid.UUID(int=7), again, name=None, is_api=True)
-    fresh = passkeys.creation_options(ada, uuid.UUID(int=7))
+        passkeys.add(ada.id, here, again, name=None, is_api=True)
+    fresh = passkeys.creation_options(ada, here)
     time_machine.shift(timedelta(minutes=10))
     late = json.dumps(Authenticator().make(fresh))
     with pytest.raises(PasskeyRefused):
-        passkeys.add(ada.id, uuid.UUID(int=7), late, name=None, is_api=True)
+        passkeys.add(ada.id, here, late, name=None, is_api=True)
     assert count(Passkey) == 1
 
 
@@ -210,11 +211,12 @@ def test_a_passkey_belongs_to_one_account(ada, key):
 def test_there_are_twenty_at_most_also_of_two_added_at_once(app, ada, monkeypatch):
     monkeypatch.setattr(adding, "MOST", 2)
     add(ada)
-    options = [passkeys.creation_options(ada, uuid.UUID(int=7)) for _ in range(2)]
+    here = factories.live_session(ada.id)
+    options = [passkeys.creation_options(ada, here) for _ in range(2)]
     made = [json.dumps(Authenticator().make(each)) for each in options]
 
     def adds(credential):
-        return lambda: passkeys.add(ada.id, uuid.UUID(int=7), credential, name=None, is_api=True)
+        return lambda: passkeys.add(ada.id, here, credential, name=None, is_api=True)
 
     answers = at_once(app, *map(adds, made))
     assert [type(each) for each in answers].count(TooManyPasskeys) == 1
@@ -578,11 +580,11 @@ def test_one_signature_shown_twenty_times_at_once_signs_in_once(app, ada, key):
 
 def test_a_passkey_that_is_removed_while_it_signs_lets_nobody_in(ada, key, monkeypatch):
     """Between the look at the signature and the row of the session."""
-    verify = ceremonies.verify_assertion
+    verify, elsewhere = ceremonies.verify_assertion, factories.live_session(ada.id)
 
     def slowly(*args, **how):
         found = verify(*args, **how)
-        passkeys.remove(ada.id, row_of(key).id)
+        passkeys.remove(ada.id, elsewhere, row_of(key).id)
         return found
 
     monkeypatch.setattr(ceremonies, "verify_assertion", slowly)
@@ -617,33 +619,33 @@ def test_a_passkey_can_be_renamed_and_removed_by_its_owner_only(ada, key):
     assert passkeys.rename(ada.id, row.id, "Blue").name == "Blue"
     for act in (
         lambda: passkeys.rename(eve.id, row.id, "Hers"),
-        lambda: passkeys.remove(eve.id, row.id),
+        lambda: passkeys.remove(eve.id, factories.live_session(eve.id), row.id),
         lambda: passkeys.rename(ada.id, uuid.UUID(int=9), "x"),
-        lambda: passkeys.remove(ada.id, uuid.UUID(int=9)),
+        lambda: passkeys.remove(ada.id, factories.live_session(ada.id), uuid.UUID(int=9)),
     ):
         with pytest.raises(PasskeyNotFound):
             act()
     assert [each.name for each in passkeys.of(ada.id)] == ["Blue"]
-    assert not passkeys.remove(ada.id, row.id)
+    assert not passkeys.remove(ada.id, factories.live_session(ada.id), row.id)
     assert passkeys.of(ada.id) == []
     assert ("passkey_removed", "Blue") in kinds(ada)
     assert "passkey_changed removed" in mails(ada)
     with pytest.raises(UnknownPasskey):
         sign_in(key)
     with pytest.raises(PasskeyNotFound):
-        passkeys.remove(ada.id, row.id)
+        passkeys.remove(ada.id, factories.live_session(ada.id), row.id)
 
 
 def test_removing_one_ends_the_trust_in_browsers(ada, key):
     turn_on(ada)
     sessions.trust(ada.id, device_id=None, device_name="Chrome on Windows", ip_address=None)
-    passkeys.remove(ada.id, row_of(key).id)
+    passkeys.remove(ada.id, factories.live_session(ada.id), row_of(key).id)
     assert count(TrustedBrowser) == 0
     assert accounts.authenticate(ada.email, PASSWORD).two_step_since, "the app is still there"
 
 
 def test_two_step_sign_in_can_be_of_passkeys_alone_and_is_off_with_the_last(ada, key):
-    made = second_steps.switch.enable(ada.id)
+    made = second_steps.switch.enable(ada.id, factories.live_session(ada.id))
     assert len(made.recovery_codes) == 10
     authenticated = accounts.authenticate(ada.email, PASSWORD)
     with pytest.raises(SecondStepRequired) as required:
@@ -652,8 +654,8 @@ def test_two_step_sign_in_can_be_of_passkeys_alone_and_is_off_with_the_last(ada,
     assert required.value.message == "Use your passkey or a recovery code to finish signing in"
     assert complete(key)
     _second, row = add(ada)
-    assert not passkeys.remove(ada.id, row.id)
-    assert passkeys.remove(ada.id, row_of(key).id)
+    assert not passkeys.remove(ada.id, factories.live_session(ada.id), row.id)
+    assert passkeys.remove(ada.id, factories.live_session(ada.id), row_of(key).id)
     assert accounts.authenticate(ada.email, PASSWORD).two_step_since is None
     assert second_steps.recovery.summary(ada.id) is None
     assert kinds(ada).count(("two_step_off", None)) == 1
@@ -661,8 +663,8 @@ def test_two_step_sign_in_can_be_of_passkeys_alone_and_is_off_with_the_last(ada,
 
 
 def test_turning_it_on_with_a_passkey_is_told_once(ada, key):
-    second_steps.switch.enable(ada.id)
-    second_steps.switch.enable(ada.id)
+    second_steps.switch.enable(ada.id, factories.live_session(ada.id))
+    second_steps.switch.enable(ada.id, factories.live_session(ada.id))
     assert sorted(kind for kind, _ in kinds(ada)) == ["passkey_added", "two_step_on"]
     assert mails(ada).count("second_step_changed on") == 1
 
@@ -674,8 +676,8 @@ def test_app_and_last_passkey_gone_at_once_leave_nothing_on(app, ada):
         turn_on(ada)
         at_once(
             app,
-            lambda: second_steps.apps.remove(ada.id),
-            lambda row=row: passkeys.remove(ada.id, row.id),
+            lambda: second_steps.apps.remove(ada.id, factories.live_session(ada.id)),
+            lambda row=row: passkeys.remove(ada.id, factories.live_session(ada.id), row.id),
         )
         assert count(Passkey) == 0
         [user] = database.rows(select(User.two_step_since).where(User.id == ada.id))
@@ -683,7 +685,7 @@ def test_app_and_last_passkey_gone_at_once_leave_nothing_on(app, ada):
 
 
 def test_an_operator_may_take_them_too(ada, key):
-    second_steps.switch.enable(ada.id)
+    second_steps.switch.enable(ada.id, factories.live_session(ada.id))
     second_steps.operating.reset(ada.email)
     assert count(Passkey) == 1, "a passkey stays until it is asked for"
     assert accounts.authenticate(ada.email, PASSWORD).two_step_since is None

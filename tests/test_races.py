@@ -657,7 +657,7 @@ def test_turning_it_on_while_a_password_signs_in_over_all_workers_leaves_no_late
         assert turned_on.status_code == 200, turned_on.text
         assert {answer.status_code for answer in signed_in} <= {200, 401, 403}
         assert count(later) == 0
-        second_steps.apps.remove(owner.id)
+        second_steps.apps.remove(owner.id, factories.live_session(owner.id))
 
 
 def test_second_steps_throughout_a_change_of_the_password_leave_no_session(

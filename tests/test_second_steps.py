@@ -299,10 +299,10 @@ def test_a_reset_of_the_password_neither_asks_for_nor_clears_the_second_step(ada
 def test_new_recovery_codes_replace_all_and_only_the_set_that_was_seen(ada, two_step):
     _, old = two_step
     seen = recovery.current_set(ada.id)
-    made, set_id = recovery.replace(ada.id, replaces=seen)
+    made, set_id = recovery.replace(ada.id, factories.live_session(ada.id), replaces=seen)
     assert not set(made) & set(old)
     with pytest.raises(AlreadyReplaced):
-        recovery.replace(ada.id, replaces=seen)
+        recovery.replace(ada.id, factories.live_session(ada.id), replaces=seen)
     with pytest.raises(InvalidCode):
         complete(mfa_token(), old[0])
     assert complete(mfa_token(), made[0]).grant
@@ -313,15 +313,15 @@ def test_new_recovery_codes_replace_all_and_only_the_set_that_was_seen(ada, two_
 
 def test_without_two_step_sign_in_there_are_no_recovery_codes(ada):
     with pytest.raises(NoSecondStep):
-        recovery.replace(ada.id, replaces=None)
+        recovery.replace(ada.id, factories.live_session(ada.id), replaces=None)
     assert recovery.summary(ada.id) is None
 
 
 def test_removing_the_last_factor_turns_it_off_with_all_that_hangs_on_it(ada, two_step):
     signed_in = complete(mfa_token(entrance="page"), two_step[0].code(), is_trusted=True)
     assert sessions.trusted_count(ada.id) == 1
-    assert second_steps.apps.remove(ada.id)
-    assert not second_steps.apps.remove(ada.id)
+    assert second_steps.apps.remove(ada.id, factories.live_session(ada.id))
+    assert not second_steps.apps.remove(ada.id, factories.live_session(ada.id))
     assert accounts.authenticate(ada.email, PASSWORD).two_step_since is None
     assert recovery.summary(ada.id) is None
     assert not sessions.is_trusted(ada.id, signed_in.trust.secret)
@@ -405,8 +405,12 @@ ENDS_OF_TRUST = {
     "everywhere else": _everywhere(keeps_own=True),
     "that device signed out from another": _revoke_the_browser,
     "reuse": _reuse,
-    "new codes": lambda ada, held: recovery.replace(ada.id, replaces=recovery.current_set(ada.id)),
-    "turned off": lambda ada, held: second_steps.apps.turn_off(ada.id),
+    "new codes": lambda ada, held: recovery.replace(
+        ada.id, factories.live_session(ada.id), replaces=recovery.current_set(ada.id)
+    ),
+    "turned off": lambda ada, held: second_steps.apps.turn_off(
+        ada.id, factories.live_session(ada.id)
+    ),
 }
 
 
@@ -534,7 +538,9 @@ def test_one_pending_sign_in_with_two_good_factors_makes_one_session(app_context
         other = recovery_pair(paper, code)
         at_once(app_context, _completing(token, code), _completing(token, other))
         assert session_count(ada) == before + 1
-        paper = recovery.replace(ada.id, replaces=recovery.current_set(ada.id))[0]
+        paper = recovery.replace(
+            ada.id, factories.live_session(ada.id), replaces=recovery.current_set(ada.id)
+        )[0]
         throttling.forget_second_step(ada.id)
 
 
@@ -566,7 +572,7 @@ def test_turning_it_on_while_a_password_signs_in_leaves_no_session_that_came_lat
             # It came first: no password alone has signed in since.
             assert signing.issued_at <= accounts.authenticate(ada.email, PASSWORD).two_step_since
         assert isinstance(signing, (sessions.Grant, InvalidCredentials))
-        second_steps.apps.remove(ada.id)
+        second_steps.apps.remove(ada.id, factories.live_session(ada.id))
         sessions.end_all(ada.id, reason="revoked")
 
 
@@ -576,7 +582,13 @@ def test_two_new_sets_at_once_leave_one(app_context):
     for _ in range(ROUNDS):
         seen = recovery.current_set(ada.id)
         answers = at_once(
-            app_context, *[lambda seen=seen: recovery.replace(ada.id, replaces=seen)] * 2
+            app_context,
+            *[
+                lambda seen=seen: recovery.replace(
+                    ada.id, factories.live_session(ada.id), replaces=seen
+                )
+            ]
+            * 2,
         )
         won = [each for each in answers if isinstance(each, tuple)]
         assert len(won) == 1
@@ -607,18 +619,21 @@ def test_each_change_of_the_second_step_is_told_to_its_owner(ada, time_machine):
     expected += ["recovery_code_used", "second_step_failed"]
     assert kinds_of(ada) == expected
     time_machine.move_to("2026-03-01T12:02:00Z", tick=False)
-    second_steps.recovery.replace(ada.id, replaces=recovery.current_set(ada.id))
+    second_steps.recovery.replace(
+        ada.id, factories.live_session(ada.id), replaces=recovery.current_set(ada.id)
+    )
     expected.append("second_step_changed")
     assert kinds_of(ada) == expected
     time_machine.move_to("2026-03-01T12:03:00Z", tick=False)
-    setup = second_steps.apps.begin(ada, ada.id)
+    here = factories.live_session(ada.id)
+    setup = second_steps.apps.begin(ada, here)
     code = Phone(setup.secret).code()
-    second_steps.apps.confirm(ada, ada.id, setup_token=setup.setup_token, code=code)
+    second_steps.apps.confirm(ada, here, setup_token=setup.setup_token, code=code)
     expected.append("second_step_changed")
     assert kinds_of(ada) == expected
     time_machine.move_to("2026-03-01T12:04:00Z", tick=False)
-    assert second_steps.apps.remove(ada.id)
-    assert not second_steps.apps.remove(ada.id)
+    assert second_steps.apps.remove(ada.id, factories.live_session(ada.id))
+    assert not second_steps.apps.remove(ada.id, factories.live_session(ada.id))
     assert kinds_of(ada) == [*expected, "two_step_off"]
 
 
@@ -666,26 +681,29 @@ def mailed(ada):
 
 
 def test_the_owner_is_mailed_of_each_change(ada, two_step):
-    second_steps.recovery.replace(ada.id, replaces=recovery.current_set(ada.id))
+    second_steps.recovery.replace(
+        ada.id, factories.live_session(ada.id), replaces=recovery.current_set(ada.id)
+    )
     confirm_another(ada)
-    second_steps.apps.remove(ada.id)
+    second_steps.apps.remove(ada.id, factories.live_session(ada.id))
     assert what_is_mailed(ada) == {"on", "codes", "app_replaced", "off"}
 
 
 def test_an_app_beside_a_passkey_is_mailed_as_what_it_is(ada):
     """Added, replaced, removed: never just "changed"."""
     add_passkey(ada)
-    second_steps.switch.enable(ada.id)
+    second_steps.switch.enable(ada.id, factories.live_session(ada.id))
     confirm_another(ada)
     confirm_another(ada)
-    second_steps.apps.remove(ada.id)
+    second_steps.apps.remove(ada.id, factories.live_session(ada.id))
     assert what_is_mailed(ada) == {"on", "app_added", "app_replaced", "app_removed"}
 
 
 def confirm_another(ada):
-    setup = second_steps.apps.begin(ada, ada.id)
+    here = factories.live_session(ada.id)
+    setup = second_steps.apps.begin(ada, here)
     code = Phone(setup.secret).code()
-    second_steps.apps.confirm(ada, ada.id, setup_token=setup.setup_token, code=code)
+    second_steps.apps.confirm(ada, here, setup_token=setup.setup_token, code=code)
 
 
 def what_is_mailed(ada):

@@ -86,7 +86,8 @@ def rename_passkey(passkey_id: str) -> dict[str, Any]:
 @authentication.step_up_required
 def remove_passkey(passkey_id: str) -> dict[str, Any]:
     """Take a passkey away."""
-    passkeys.remove(authentication.current_session().account.id, _parse_id(passkey_id))
+    caller = authentication.current_session()
+    passkeys.remove(caller.account.id, caller.id, _parse_id(passkey_id))
     return answers.message("Passkey removed")
 
 

@@ -81,10 +81,10 @@ def confirm_app_setup() -> Response:
 def switch_two_step() -> Response:
     """Turn two-step sign-in on with what there is of it, or off with all of it but passkeys."""
     form = TwoStepForm.from_json()
-    user_id = authentication.current_session().account.id
+    caller = authentication.current_session()
     if form.enabled.data:
-        return _codes(second_steps.switch.enable(user_id))
-    second_steps.apps.turn_off(user_id)
+        return _codes(second_steps.switch.enable(caller.account.id, caller.id))
+    second_steps.apps.turn_off(caller.account.id, caller.id)
     return _codes(None)
 
 
@@ -93,7 +93,8 @@ def switch_two_step() -> Response:
 @authentication.step_up_required
 def remove_app() -> dict[str, Any]:
     """Remove the app."""
-    second_steps.apps.remove(authentication.current_session().account.id)
+    caller = authentication.current_session()
+    second_steps.apps.remove(caller.account.id, caller.id)
     return answers.message("Authenticator app removed")
 
 
@@ -105,8 +106,9 @@ def replace_recovery_codes() -> Response:
     form = RecoveryCodesForm.from_json()
     if "replaces" not in form.given:
         raise InvalidInput([("replaces", "Give the id of a set of recovery codes, or null")])
-    user_id = authentication.current_session().account.id
-    return _codes(second_steps.recovery.replace(user_id, replaces=form.set_id))
+    caller = authentication.current_session()
+    made = second_steps.recovery.replace(caller.account.id, caller.id, replaces=form.set_id)
+    return _codes(made)
 
 
 @blueprint.delete("/users/me/trusted-browsers")

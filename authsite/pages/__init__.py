@@ -8,7 +8,7 @@ from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import HTTPException, NotFound
 
 from .. import events
-from ..errors import MalformedRequest, SecondStepRequired
+from ..errors import MalformedRequest, SecondStepRequired, SessionRevoked
 from ..extensions import csrf
 from ..web import authentication, headers
 from . import (
@@ -54,6 +54,7 @@ for _child in (
 
 # Whichever page a sign-in began on, it is finished on the one of the second step.
 blueprint.register_error_handler(SecondStepRequired, second_steps.ask)
+blueprint.register_error_handler(SessionRevoked, answers.signed_out_elsewhere)
 
 
 WITHOUT_TOKEN = ("/.authsite/", "/session/")

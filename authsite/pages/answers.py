@@ -19,6 +19,7 @@ from markupsafe import Markup
 from werkzeug.wrappers import Response
 
 from .. import sessions
+from ..errors import SessionRevoked
 from ..web import authentication, headers
 from ..web.forms import Form
 
@@ -87,6 +88,12 @@ def signed_out() -> Response:
     # do no more, and costs Chromium a second where its cache is large.
     authentication.forget()
     return done(authentication.SIGNED_OUT, LOGIN)
+
+
+def signed_out_elsewhere(_: SessionRevoked) -> Response:
+    """Return the redirect of whose session has ended while it asked for something that is not done then."""
+    authentication.forget()
+    return done(authentication.SIGNED_OUT_ELSEWHERE, LOGIN)
 
 
 def others_signed_out(count: int) -> str:

@@ -4,7 +4,7 @@ from flask import Blueprint, g, redirect, request, session
 from flask.typing import ResponseReturnValue
 
 from .. import clock, deletions, sessions
-from ..errors import EmailTokenInvalid, InvalidInput, SessionRevoked, WrongCurrentPassword
+from ..errors import EmailTokenInvalid, InvalidInput, WrongCurrentPassword
 from ..web import authentication, limits, times
 from ..web.forms import DeleteAccountForm, KeepAccountForm
 from . import answers, step_up
@@ -43,9 +43,6 @@ def delete() -> ResponseReturnValue:
     except WrongCurrentPassword:
         form.refuse("current_password", step_up.WRONG_CURRENT)
         return _delete_page(form)
-    except SessionRevoked:
-        authentication.forget()
-        return answers.done(authentication.SIGNED_OUT_ELSEWHERE, answers.LOGIN)
     authentication.forget()
     if delete_after is None:
         return answers.done(DELETED, answers.LOGIN)

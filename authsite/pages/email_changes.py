@@ -9,7 +9,6 @@ from ..errors import (
     EmailTokenInvalid,
     InvalidCredentials,
     InvalidInput,
-    SessionRevoked,
 )
 from ..web import authentication, limits
 from ..web.forms import ChangeEmailForm, EmailForm, PasswordForm
@@ -54,9 +53,6 @@ def change() -> ResponseReturnValue:
     except InvalidInput as refusal:
         form.refuse("email", refusal.message)
         return _change_page(form)
-    except SessionRevoked:
-        authentication.forget()
-        return answers.done(authentication.SIGNED_OUT_ELSEWHERE, answers.LOGIN)
     if not is_mailed:
         form.refuse("email", TOO_MANY)
         return _change_page(form)

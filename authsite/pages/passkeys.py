@@ -84,11 +84,11 @@ def show_remove(passkey_id: str) -> ResponseReturnValue:
 @limits.change_passkey
 def remove(passkey_id: str) -> ResponseReturnValue:
     """Take a passkey away."""
-    passkey = _find(passkey_id)
+    passkey, caller = _find(passkey_id), authentication.current_session()
     form = step_up.prepared(ConfirmingForm())
     if not form.validate() or not step_up.confirmed(form):
         return _removal_page(form, passkey)
-    is_turned_off = passkeys.remove(passkey.user_id, passkey.id)
+    is_turned_off = passkeys.remove(caller.account.id, caller.id, passkey.id)
     more = " Two-step sign-in is off." if is_turned_off else ""
     return answers.done(f"Passkey removed: {passkey.name}.{more}", PASSKEYS)
 

@@ -140,9 +140,9 @@ def remove_app() -> ResponseReturnValue:
     form = step_up.prepared(ConfirmingForm())
     if not form.validate() or not step_up.confirmed(form):
         return _removal_page(form)
-    user_id = authentication.current_session().account.id
-    second_steps.apps.remove(user_id)
-    is_kept_on = second_steps.switch.has_factor(user_id)
+    caller = authentication.current_session()
+    second_steps.apps.remove(caller.account.id, caller.id)
+    is_kept_on = second_steps.switch.has_factor(caller.account.id)
     return answers.done(STAYS_ON if is_kept_on else "Two-step sign-in is off.", SECURITY)
 
 
@@ -159,11 +159,11 @@ def show_turn_on() -> ResponseReturnValue:
 @limits.switch_two_step
 def turn_on() -> ResponseReturnValue:
     """Ask for what there is of a second step; recovery codes that are made then are shown once."""
-    form = step_up.prepared(ConfirmingForm())
+    form, caller = step_up.prepared(ConfirmingForm()), authentication.current_session()
     if not form.validate() or not step_up.confirmed(form):
         return answers.page("passkeys/turn_on.html", form=form)
     try:
-        made = second_steps.switch.enable(authentication.current_session().account.id)
+        made = second_steps.switch.enable(caller.account.id, caller.id)
     except NoSecondStep as refusal:
         return answers.done(f"{refusal.message}.", SECURITY)
     if made.recovery_codes is None:
@@ -187,9 +187,9 @@ def replace_recovery_codes() -> ResponseReturnValue:
     form = step_up.prepared(NewCodesForm())
     if not form.validate() or not step_up.confirmed(form):
         return _new_codes_page(form)
-    user_id = authentication.current_session().account.id
+    caller = authentication.current_session()
     try:
-        made = second_steps.recovery.replace(user_id, replaces=form.set_id)
+        made = second_steps.recovery.replace(caller.account.id, caller.id, replaces=form.set_id)
     except AlreadyReplaced:
         return answers.done(REPLACED, RECOVERY_CODES)
     except NoSecondStep:

@@ -31,7 +31,7 @@ def add(
     """Keep a new passkey, mail the owner, and return it; its name is the device's where none is given.
 
     Raise InvalidInput for what cannot be read, PasskeyRefused for what is not accepted, PasskeyExists,
-    TooManyPasskeys or PasskeysUnavailable.
+    TooManyPasskeys, PasskeysUnavailable, or SessionRevoked if the session has ended meanwhile.
     """
     ceremonies.rp_id()
     registration = ceremonies.read_registration(credential)
@@ -47,7 +47,7 @@ def add(
             "last_used_at": None,
         }
         with database.transaction():
-            second_steps.switch.lock(user_id)
+            second_steps.switch.lock(user_id, asked_in=session_id)
             challenges.spend(registration.challenge)
             added = _write(row)
             activity.record("passkey_added", user_id, target=added.name)

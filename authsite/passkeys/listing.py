@@ -41,13 +41,15 @@ def rename(user_id: uuid.UUID, passkey_id: uuid.UUID, name: str) -> Row:
     return found
 
 
-def remove(user_id: uuid.UUID, passkey_id: uuid.UUID) -> bool:
-    """Take a passkey away, mail the owner, and trust no browser any longer; raise PasskeyNotFound.
+def remove(user_id: uuid.UUID, session_id: uuid.UUID, passkey_id: uuid.UUID) -> bool:
+    """Take a passkey away, mail the owner, and trust no browser any longer.
+
+    Raise PasskeyNotFound, or SessionRevoked if the session has ended that asks.
 
     Where nothing else is left to ask for, two-step sign-in is off with it: return whether it was turned off.
     """
     with database.transaction():
-        user = second_steps.switch.lock(user_id)
+        user = second_steps.switch.lock(user_id, asked_in=session_id)
         gone = database.row(_DELETE, {"owner_id": user_id, "passkey_id": passkey_id})
         if gone is None:
             raise PasskeyNotFound

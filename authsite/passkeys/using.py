@@ -114,11 +114,11 @@ def complete(
 
 
 def confirm(session: sessions.Resumed, credential: str) -> None:
-    """Prove again who uses a session; raise InvalidInput or PasskeyInvalid."""
+    """Prove again who uses a session; raise InvalidInput, PasskeyInvalid or SessionRevoked."""
     user_id, is_api = session.account.id, session.entrance != "page"
     proof = _prove_own(user_id, credential, f"{CONFIRM} {session.id}", is_api=is_api)
     with database.transaction():
-        second_steps.switch.lock(user_id)
+        second_steps.switch.lock(user_id, asked_in=session.id)
         _spend(proof)
     throttling.forget_second_step(user_id)
 

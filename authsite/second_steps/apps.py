@@ -48,8 +48,8 @@ def confirm(
 ) -> recovery.Made:
     """Keep the app that showed this code, in place of one that there was, and turn two-step sign-in on.
 
-    The code is spent by it. The session that did it is lifted; no other ends. Raise SetupTokenInvalid or
-    InvalidCode, which tells a clock that is minutes off: here it cannot help to guess.
+    The code is spent by it. The session that did it is lifted; no other ends. Raise SetupTokenInvalid,
+    SessionRevoked, or InvalidCode, which tells a clock that is minutes off: here it cannot help to guess.
     """
     secret = _secret_of(setup_token, account.id, session_id)
     now = clock.now()
@@ -65,7 +65,7 @@ def confirm(
         "last_used_at": None,
     }
     with database.transaction():
-        user = switch.lock(account.id)
+        user = switch.lock(account.id, asked_in=session_id)
         was_replaced = find(account.id) is not None
         _write(row)
         switch.turn_on(user, session_id=session_id, way="password+app")
@@ -81,10 +81,13 @@ def confirm(
     return made
 
 
-def remove(user_id: uuid.UUID) -> bool:
-    """Remove the app; without a passkey two-step sign-in is off with it. Return False if there was none."""
+def remove(user_id: uuid.UUID, session_id: uuid.UUID) -> bool:
+    """Remove the app; without a passkey two-step sign-in is off with it. Return False if there was none.
+
+    Raise SessionRevoked.
+    """
     with database.transaction():
-        user = switch.lock(user_id)
+        user = switch.lock(user_id, asked_in=session_id)
         was_there = database.run(_DELETE, {"owner_id": user_id}) == 1
         if was_there:
             sessions.distrust_all(user_id)
@@ -101,10 +104,13 @@ def delete_made_since(user_id: uuid.UUID, since: datetime) -> bool:
     return database.run(_DELETE_MADE_SINCE, {"owner_id": user_id, "since": since}) == 1
 
 
-def turn_off(user_id: uuid.UUID) -> bool:
-    """Turn two-step sign-in off; app, recovery codes and trusted browsers go. Return False if it was off."""
+def turn_off(user_id: uuid.UUID, session_id: uuid.UUID | None) -> bool:
+    """Turn two-step sign-in off; app, recovery codes and trusted browsers go. Return False if it was off.
+
+    Raise SessionRevoked if the session has ended that asks; None is the operator.
+    """
     with database.transaction():
-        user = switch.lock(user_id)
+        user = switch.lock(user_id, asked_in=session_id)
         database.run(_DELETE, {"owner_id": user_id})
         if user.two_step_since is not None:
             switch.turn_off(user)

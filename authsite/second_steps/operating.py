@@ -16,7 +16,7 @@ def reset(email: str, *, and_passkeys: bool = False) -> Account:
     """
     account = accounts.find_by_email(email)
     with database.transaction():
-        apps.turn_off(account.id)
+        apps.turn_off(account.id, None)
         if and_passkeys:
             _remove_passkeys(account.id)
         throttling.forget_second_step(account.id)

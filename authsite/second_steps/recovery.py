@@ -22,16 +22,17 @@ class Made(NamedTuple):
     set_id: uuid.UUID
 
 
-def replace(user_id: uuid.UUID, *, replaces: uuid.UUID | None) -> Made:
+def replace(user_id: uuid.UUID, session_id: uuid.UUID, *, replaces: uuid.UUID | None) -> Made:
     """Return ten new codes, this once, and the id of their set; the old ones stop working.
 
     `replaces` is the set that the asker knows (None: none): of two that ask at once one gets AlreadyReplaced.
-    Raise NoSecondStep where two-step sign-in is off.
+    Raise NoSecondStep where two-step sign-in is off, SessionRevoked if the session has ended that asks.
     """
     with database.transaction():
         user = database.row(LOCK_USER, {"owner_id": user_id})
         if user is None or user.two_step_since is None:
             raise NoSecondStep
+        sessions.require_live(user_id, session_id)
         if current_set(user_id) != replaces:
             raise AlreadyReplaced
         made = make(user_id)

@@ -11,11 +11,16 @@ from ..errors import NoSecondStep, UnknownAccount
 from . import notices, recovery
 
 
-def lock(user_id: uuid.UUID) -> Row:
-    """Return the user's row, locked until the commit; raise UnknownAccount for one that is gone."""
+def lock(user_id: uuid.UUID, *, asked_in: uuid.UUID | None = None) -> Row:
+    """Return the user's row, locked until the commit; raise UnknownAccount for one that is gone.
+
+    Raise SessionRevoked if the session has ended that it is `asked_in`; None where no session asks.
+    """
     user = database.row(recovery.LOCK_USER, {"owner_id": user_id})
     if user is None:
         raise UnknownAccount
+    if asked_in is not None:
+        sessions.require_live(user_id, asked_in)
     return user
 
 
@@ -27,13 +32,13 @@ def turn_on(user: Row, *, session_id: uuid.UUID | None, way: str) -> None:
         database.run(_LIFT, {"owner_id": user.id, "session_id": session_id, "way": way})
 
 
-def enable(user_id: uuid.UUID) -> recovery.Made:
-    """Ask for a second step that the user has; raise NoSecondStep where there is none.
+def enable(user_id: uuid.UUID, session_id: uuid.UUID) -> recovery.Made:
+    """Ask for a second step that the user has; raise NoSecondStep where there is none, or SessionRevoked.
 
     No session is lifted: none has shown it.
     """
     with database.transaction():
-        user = lock(user_id)
+        user = lock(user_id, asked_in=session_id)
         if not has_factor(user_id):
             raise NoSecondStep
         turn_on(user, session_id=None, way="")

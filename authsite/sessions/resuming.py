@@ -135,7 +135,8 @@ def renew(session: Resumed, *, authenticated_at: datetime | None = None) -> Gran
     """Give a session new credentials, in place: a copy of those of before is worth nothing from now on.
 
     A browser gets a new cookie secret, an API client a refresh token without a predecessor.
-    `authenticated_at` is when the user has just proved who they are, None where that was not asked.
+    `authenticated_at` is when the user has just proved who they are, None where that was not asked. Raise
+    SessionRevoked if it has ended meanwhile.
     """
     now = clock.now()
     cookie_secret = secrets.token_urlsafe(32) if session.entrance == "page" else None
@@ -148,7 +149,8 @@ def renew(session: Resumed, *, authenticated_at: datetime | None = None) -> Gran
         "proved_at": authenticated_at if cookie_secret else None,
         "now": now,
     }
-    database.run(_RENEW, values)
+    if not database.run(_RENEW, values):
+        raise SessionRevoked
     return Grant(
         session.id,
         session.account.id,
@@ -214,7 +216,7 @@ _TOUCH = (
 )
 _RENEW = (
     update(UserSession)
-    .where(IS_OWN, UserSession.ended_at.is_(None))
+    .where(IS_OWN, IS_LIVE)
     .values(
         cookie_digest=bindparam("new_digest", type_=LargeBinary()),
         refresh_jti=bindparam("new_jti", type_=String()),

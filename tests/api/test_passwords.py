@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import delete, select, update
 
-from authsite import accounts, clock, database
+from authsite import accounts, clock, database, passwords, sessions
 from authsite.crypto import hashing
 from authsite.database.models import OutgoingMail, PasswordReset, User
 from authsite.mail import outbox
@@ -170,6 +170,23 @@ def test_of_two_changes_at_once_one_counts(app, client, held):
     winner = statuses.index(200)
     assert try_login(client, password=news[winner]).status_code == 200
     assert try_login(client, password=news[1 - winner]).status_code == 401
+
+
+def test_who_is_signed_out_while_the_password_is_looked_at_changes_nothing(
+    client, held, monkeypatch
+):
+    """SE-08: the request was let in before."""
+    look = passwords.confirm
+
+    def slowly(account, password, **how):
+        seen = look(account, password, **how)
+        sessions.end_all(account.id, reason="revoked")
+        return seen
+
+    monkeypatch.setattr(passwords, "confirm", slowly)
+    problem(change(client, held), 401, "session_revoked")
+    assert try_login(client, password=NEW_PASSWORD).status_code == 401
+    assert try_login(client).status_code == 200
 
 
 # Ask for a reset

@@ -230,20 +230,28 @@ ACTS = [
     ("deactivated", nothing, DEACTIVATE),
     ("activated", DEACTIVATE, by_email(accounts.activate)),
     ("two_step_on", nothing, turn_on),
-    ("two_step_on", add_passkey, lambda owner: second_steps.switch.enable(owner.id)),
-    ("two_step_off", turn_on, lambda owner: second_steps.apps.turn_off(owner.id)),
-    ("two_step_off", turn_on, lambda owner: second_steps.apps.remove(owner.id)),
+    (
+        "two_step_on",
+        add_passkey,
+        lambda owner: second_steps.switch.enable(owner.id, owner.browser.id),
+    ),
+    ("two_step_off", turn_on, lambda owner: second_steps.apps.turn_off(owner.id, owner.browser.id)),
+    ("two_step_off", turn_on, lambda owner: second_steps.apps.remove(owner.id, owner.browser.id)),
     ("second_step_changed", turn_on, new_app),
     (
         "second_step_changed",
         turn_on,
         lambda owner: second_steps.recovery.replace(
-            owner.id, replaces=second_steps.recovery.current_set(owner.id)
+            owner.id, owner.browser.id, replaces=second_steps.recovery.current_set(owner.id)
         ),
     ),
     ("recovery_code_used", turn_on, use_recovery_code),
     ("passkey_added", nothing, add_passkey),
-    ("passkey_removed", add_passkey, lambda owner: passkeys.remove(owner.id, owner.prepared.id)),
+    (
+        "passkey_removed",
+        add_passkey,
+        lambda owner: passkeys.remove(owner.id, owner.browser.id, owner.prepared.id),
+    ),
     (
         "passkey_removed",
         add_passkey,

@@ -10,6 +10,7 @@ from sqlalchemy import update
 
 from authsite import accounts, clock, database, second_steps
 from authsite.database.models import Passkey, SpentToken, User, UserSession
+from tests import factories
 from tests.api.conftest import count
 from tests.authenticator import UP, Authenticator, encoded
 from tests.factories import PASSWORD, turn_on
@@ -293,7 +294,7 @@ def test_with_passkeys_alone_it_is_asked_for_and_recovery_codes_are_the_way_with
 def test_a_passkey_confirms_who_it_is_beside_the_code(app, ada):
     key = add(ada)
     with app.app_context():
-        second_steps.switch.enable(of(app).id)
+        second_steps.switch.enable(of(app).id, factories.live_session(of(app).id))
         long_ago = clock.now() - timedelta(days=1)
         database.run(update(User).values(two_step_since=long_ago))
     age(app)

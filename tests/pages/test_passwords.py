@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import select, update
 
-from authsite import database
+from authsite import database, passwords, sessions
 from authsite.crypto import tokens
 from authsite.database.models import OutgoingMail, PasswordReset, SignInFailures
 from authsite.passwords import RESET_LIFETIME
@@ -67,6 +67,27 @@ def test_changing_the_password_keeps_this_device_and_ends_the_others(app, ada, o
     assert mails(app)[-1] == "password_changed"
     assert open_browser().try_sign_in().status_code == 422
     open_browser().sign_in(password=NEW_PASSWORD)
+
+
+def test_who_is_signed_out_while_the_password_is_looked_at_changes_nothing_and_is_told(
+    app, ada, open_browser, monkeypatch
+):
+    """SE-08: the request was let in before."""
+    look = passwords.confirm
+
+    def slowly(account, password, **how):
+        seen = look(account, password, **how)
+        sessions.end_all(account.id, reason="revoked")
+        return seen
+
+    monkeypatch.setattr(passwords, "confirm", slowly)
+    answer = ada.post("/account/password", current_password=PASSWORD, new_password=NEW_PASSWORD)
+    assert (answer.status_code, answer.location) == (303, "/login")
+    assert flash(ada.get("/login")) == "This device was signed out. Sign in again to continue."
+    monkeypatch.undo()
+    other = open_browser()
+    other.sign_in()
+    assert other.is_signed_in(), "by the password of before"
 
 
 def test_a_change_speaks_of_no_other_device_where_there_is_none(ada):
