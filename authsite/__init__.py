@@ -7,10 +7,11 @@ from typing import Any
 import orjson
 from flask import Flask
 from flask.json.provider import JSONProvider
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from . import api, clock, commands, config, database, events, forwarding, pages, shortcuts, spelling
-from .database import models
+from .database import faults, models
 from .extensions import csrf, init_migrations, mail
 from .web import authentication, headers, health, limits, openapi, problems, times
 
@@ -57,7 +58,12 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
     csrf.init_app(app)
     authentication.init_app(app)
     mail.init_app(app)
-    init_migrations(app, database.db, directory=str(database.MIGRATIONS))
+    init_migrations(
+        app,
+        database.db,
+        directory=str(database.MIGRATIONS),
+        reporting=commands.shell.reporting,
+    )
     times.init_app(app)
     app.add_template_filter(spelling.masked_email, "masked_email")
     app.add_template_filter(spelling.readable_email, "readable_email")
@@ -76,11 +82,20 @@ def create_app(environ: Mapping[str, str] = os.environ) -> Flask:
 
 
 def _migrate(app: Flask) -> None:
-    """Bring the development database up to date, so that the first command is enough."""
+    """Bring the development database up to date, so that the first command is enough.
+
+    Raise ConfigError where that cannot be.
+    """
     from flask_migrate import upgrade  # only here: init_migrations tells why
 
-    with app.app_context():
-        upgrade()
+    try:
+        with app.app_context():
+            upgrade()
+    except SQLAlchemyError as error:
+        reason = faults.describe(error)
+        raise config.ConfigError(
+            [f"The database in instance/ cannot be used ({reason}): set DATABASE_URL"]
+        ) from None
 
 
 def _trust_proxies(app: Flask, hops: int) -> None:

@@ -6,14 +6,18 @@ import os
 import pty
 import select as selecting
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
-from sqlalchemy import func, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import func, make_url, select
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from authsite import (
     accounts,
@@ -21,6 +25,7 @@ from authsite import (
     clock,
     commands,
     config,
+    create_app,
     database,
     outboxes,
     passwords,
@@ -150,6 +155,80 @@ def test_cleanup_deletes_the_dead_and_says_how_many(cli, ada):
     assert count(UserSession) == 2
 
 
+@contextlib.contextmanager
+def refusing_passwords():
+    """The URL of a PostgreSQL server as far as its word that the password is wrong."""
+    fields = b'SFATAL\0C28P01\0Mpassword authentication failed for user "ada"\0\0'
+    with socket.create_server((services.HOST, 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(8)  # whether there is TLS
+                connection.sendall(b"N")
+                connection.recv(1024)
+                connection.sendall(b"E" + struct.pack("!I", len(fields) + 4) + fields)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"postgresql://ada:hunter2@{services.HOST}:{listener.getsockname()[1]}/ada?sslmode=prefer"
+        thread.join()
+
+
+@contextlib.contextmanager
+def unusable(what, server_url, tmp_path):
+    """Yield the URL of a database that cannot be migrated."""
+    url = make_url(server_url).set(drivername="postgresql")
+    if what == "no server":
+        yield f"postgresql://ada:hunter2@{services.HOST}:{services.free_port()}/ada"
+    elif what == "wrong password":
+        with refusing_passwords() as refusing:
+            yield refusing
+    elif what == "no database":
+        yield url.set(database="nothing").render_as_string(hide_password=False)
+    elif what == "no user":
+        yield url.set(username="nobody").render_as_string(hide_password=False)
+    elif what == "a loop":
+        (tmp_path / "loop").symlink_to("loop")
+        yield f"sqlite:///{tmp_path}/loop"
+    else:
+        with services.new_database(server_url) as read_only:
+            name = make_url(read_only).database
+            with psycopg.connect(read_only, autocommit=True) as connection:
+                connection.execute(
+                    f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'
+                )
+            yield read_only
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize(
+    ("what", "command", "reason"),
+    [
+        ("no server", "upgrade", "no server listens at its address"),
+        ("no server", "current", "no server listens at its address"),
+        ("wrong password", "upgrade", "user or password is wrong"),
+        ("no user", "current", "there is no such user"),
+        ("no database", "upgrade", "there is no database of this name"),
+        ("read-only", "upgrade", "it can only be read"),
+        ("a loop", "current", "its file cannot be opened"),
+    ],
+)
+def test_a_migration_of_what_cannot_be_used_is_refused_in_one_line(
+    postgresql_server_url, tmp_path, what, command, reason
+):
+    """LG-01: not by a traceback, which shows what was asked, where and as whom."""
+    with unusable(what, postgresql_server_url, tmp_path) as url:
+        app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
+        ended = app.test_cli_runner().invoke(args=["db", command])
+        with app.app_context():
+            database.engine().dispose()
+    assert ended.exit_code == 1
+    assert ended.stderr.splitlines()[-1] == f"Error: The database failed ({reason})."
+    assert "hunter2" not in ended.output
+    assert not isinstance(ended.exception, SQLAlchemyError)
+
+
 def test_cleanup_again_has_nothing_to_do(cli, ada):
     """FA-07: it can be run as often as one likes."""
     factories.session_rows(ada, 3, age=OLD)
@@ -234,7 +313,8 @@ def test_an_unreachable_database_exits_with_1(tmp_path):
     )
 
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1] == "Error: The database failed (OperationalError)."
+    told = "Error: The database failed (no server listens at its address)."
+    assert ended.stderr.splitlines()[-1] == told
     assert "SELECT" not in ended.stderr
     assert "hunter2" not in ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr

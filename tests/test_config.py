@@ -839,6 +839,25 @@ def test_development_needs_nothing_and_keeps_its_secret(tmp_path, monkeypatch):
     assert first["MIGRATE_AT_START"] is True
 
 
+def test_a_folder_that_cannot_be_written_is_refused_with_what_to_set(tmp_path, monkeypatch):
+    """Not by a traceback: it is the first thing that somebody sees of this."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(config, "INSTANCE", tmp_path / "file" / "instance")
+    [problem] = problems({})
+    assert problem.endswith("cannot be written (Not a directory): set SECRET_KEY and DATABASE_URL")
+
+
+def test_a_database_of_development_that_cannot_be_used_is_refused_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "INSTANCE", tmp_path)
+    (tmp_path / "authsite.db").write_text(
+        "This is no database of SQLite's: it is not to be opened."
+    )
+    with pytest.raises(config.ConfigError) as refusal:
+        create_app({})
+    [problem] = refusal.value.problems
+    assert problem == "The database in instance/ cannot be used (DatabaseError): set DATABASE_URL"
+
+
 def test_a_database_that_was_chosen_is_not_migrated_unasked():
     assert load()["MIGRATE_AT_START"] is False
 

@@ -197,12 +197,16 @@ def _production_checks(settings: Mapping[str, Any], environ: Mapping[str, str]) 
 def _fill_in_for_development(settings: dict[str, Any]) -> None:
     # Only the database that we choose ourselves is migrated unasked.
     settings["MIGRATE_AT_START"] = not settings["SQLALCHEMY_DATABASE_URI"]
-    settings["SECRET_KEY"] = settings["SECRET_KEY"] or _development_secret()
-    if not settings["SQLALCHEMY_DATABASE_URI"]:
-        INSTANCE.mkdir(exist_ok=True)
-        database = INSTANCE / "authsite.db"
-        database.touch(mode=0o600)  # and so are the files that SQLite lays beside it
-        settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{database}"
+    try:
+        settings["SECRET_KEY"] = settings["SECRET_KEY"] or _development_secret()
+        if not settings["SQLALCHEMY_DATABASE_URI"]:
+            INSTANCE.mkdir(exist_ok=True)
+            database = INSTANCE / "authsite.db"
+            database.touch(mode=0o600)  # and so are the files that SQLite lays beside it
+            settings["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{database}"
+    except OSError as error:
+        told = f"{INSTANCE} cannot be written ({error.strerror}): set SECRET_KEY and DATABASE_URL"
+        raise ConfigError([told]) from None
     settings["PUBLIC_BASE_URL"] = settings["PUBLIC_BASE_URL"] or "http://localhost:5000"
 
 

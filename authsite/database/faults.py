@@ -1,5 +1,6 @@
 """What a fault of the database means, for who can mend it: the log and the command line alone."""
 
+import re
 import sqlite3
 import threading
 
@@ -28,8 +29,35 @@ def advice(error: BaseException) -> str | None:
 
 
 def describe(error: BaseException) -> str:
-    """Return what to do about an error, or its kind; never its text, which holds what was asked."""
-    return advice(error) or type(getattr(error, "orig", None) or error).__name__
+    """Return what to do about an error, what it means, or its kind.
+
+    Never its text, which holds what was asked, or where and as whom.
+    """
+    cause = getattr(error, "orig", None) or error
+    return advice(error) or _reason(cause) or type(cause).__name__
+
+
+def _reason(cause: BaseException) -> str | None:
+    if isinstance(cause, psycopg.errors.ReadOnlySqlTransaction):
+        return "it can only be read"
+    if not isinstance(cause, psycopg.OperationalError | sqlite3.OperationalError):
+        return None
+    said = str(cause)
+    return next((reason for pattern, reason in _REASONS if re.search(pattern, said)), None)
+
+
+# Of those who open a database: libpq and servers say it in words alone. In another language it is not known.
+_REASONS = (
+    ("Connection refused|No such file or directory", "no server listens at its address"),
+    ("resolve host|translate host name", "the name of its server is not known"),
+    ("timeout expired|timed out", "its server does not answer"),
+    ("password authentication failed|no password supplied", "user or password is wrong"),
+    ('role ".*" does not exist', "there is no such user"),
+    ('database ".*" does not exist', "there is no database of this name"),
+    ("unable to open database file", "its file cannot be opened"),
+    ("readonly database", "it can only be read"),
+    ("too many (clients|connections)", "its server has too many connections"),
+)
 
 
 class News:
