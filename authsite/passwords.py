@@ -132,7 +132,7 @@ def change(
     Raise WrongCurrentPassword, TooManyAttempts, WeakPassword, or SessionRevoked if the session has ended
     meanwhile.
     """
-    account = session.account
+    account, asked_at = session.account, clock.now()
     password_policy.require_strong(new_password, email=account.email, field="new_password")
     seen = confirm(account, current_password, field="current_password")
     if hashing.normalise(current_password) == hashing.normalise(new_password):
@@ -151,9 +151,10 @@ def change(
             keep=session.id,
             ended_from=session.device_name,
         )
-        # Where a second step is asked for, the password alone proves too little.
+        # Where a second step is asked for, the password alone proves too little; also where it was turned
+        # on while the password was being checked.
         is_proof = session.two_step_since is None
-        grant = sessions.renew(session, authenticated_at=now if is_proof else None)
+        grant = sessions.renew(session, authenticated_at=asked_at if is_proof else None)
         accounts.end_resets(account.id)
         sessions.end_email_change(account.id)
         _notify(account.id, now, session.device_name, ip_address, ended=ended, has_kept_own=True)

@@ -69,19 +69,19 @@ def confirm(
     or, where what has to be shown lacks or cannot be read, InvalidInput. SessionRevoked if the session has
     ended meanwhile.
     """
+    # Before the check, which takes its time: what is turned on meanwhile makes this proof one of before.
+    now = clock.now()
     if session.two_step_since is None:
         _check_password(session, password)
     elif credential:
         passkeys.confirm(session, credential)
     else:
         _check_code(session, code)
-    now = clock.now()
     events.record("step_up", user_id=session.account.id, session_id=session.id)
     if session.entrance == "page":
         return sessions.renew(session, authenticated_at=now)
     names = session.id, session.account.id
-    in_token = now.replace(microsecond=0)  # which has whole seconds
-    return sessions.Grant(*names, now, session.expires_at, authenticated_at=in_token)
+    return sessions.Grant(*names, now, session.expires_at, authenticated_at=now)
 
 
 def _check_password(session: sessions.Resumed, password: str) -> None:

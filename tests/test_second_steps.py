@@ -1,6 +1,7 @@
 """The second step: codes that work once, no session without it, and what the database gives away."""
 
 import base64
+import threading
 from datetime import timedelta
 
 import pytest
@@ -14,9 +15,10 @@ from authsite import (
     passwords,
     second_steps,
     sessions,
+    step_up,
     throttling,
 )
-from authsite.crypto import sealing
+from authsite.crypto import hashing, sealing
 from authsite.database.models import AuthenticatorApp, OutgoingMail, RecoveryCode, User, UserSession
 from authsite.errors import (
     AlreadyReplaced,
@@ -574,6 +576,46 @@ def test_turning_it_on_while_a_password_signs_in_leaves_no_session_that_came_lat
         assert isinstance(signing, (sessions.Grant, InvalidCredentials))
         second_steps.apps.remove(ada.id, factories.live_session(ada.id))
         sessions.end_all(ada.id, reason="revoked")
+
+
+@pytest.mark.parametrize(
+    "prove",
+    [
+        lambda session: step_up.confirm(session, password=PASSWORD),
+        lambda session: passwords.change(session, PASSWORD, NEW_PASSWORD, ip_address=None).grant,
+    ],
+    ids=["confirming", "changing the password"],
+)
+def test_a_password_being_checked_while_it_is_turned_on_proves_nothing_afterwards(
+    app_context, monkeypatch, prove
+):
+    """SE-18: a check waits for its place for seconds where many sign in."""
+    ada = factories.account()
+    held, elsewhere = factories.grant(ada), factories.grant(ada)
+    session = sessions.resume_api(held.session_id, ada.id)
+    setup = second_steps.apps.begin(ada, elsewhere.session_id)
+    taken, waiting = threading.Semaphore(0), threading.BoundedSemaphore(1)
+    monkeypatch.setattr(hashing, "_slots", taken)
+    monkeypatch.setattr(hashing, "_waiting", waiting)
+
+    def turn_on_meanwhile() -> None:
+        services.wait_until(lambda: waiting._value == 0, what="the password's check")
+        try:
+            second_steps.apps.confirm(
+                ada,
+                elsewhere.session_id,
+                setup_token=setup.setup_token,
+                code=Phone(setup.secret).code(),
+            )
+        finally:
+            taken.release()
+
+    grant, turned_on = at_once(app_context, lambda: prove(session), turn_on_meanwhile)
+
+    assert turned_on is None
+    assert isinstance(grant, sessions.Grant)
+    shown = sessions.resume_api(held.session_id, ada.id)
+    assert step_up.fresh_until(shown._replace(authenticated_at=grant.authenticated_at)) is None
 
 
 def test_two_new_sets_at_once_leave_one(app_context):

@@ -50,7 +50,8 @@ REFRESH = Purpose("authsite:refresh", "rt+jwt", RefreshTokenExpired, RefreshToke
 class Claims(NamedTuple):
     """What a token says; its times in seconds since 1970, as they stand in it.
 
-    `auth_time` (RFC 9068 §2.2.1) is when the user proved who they are to get this very token, if they did.
+    `auth_time` (RFC 9068 §2.2.1) is when the user proved who they are to get this very token, if they did:
+    to the microsecond (RFC 7519 §2 allows fractions), for it is compared with when a second step was set up.
     """
 
     user_id: uuid.UUID
@@ -58,7 +59,7 @@ class Claims(NamedTuple):
     jti: str
     issued_at: int
     expires_at: int
-    auth_time: int | None = None
+    auth_time: float | None = None
 
 
 def access_token(
@@ -70,7 +71,7 @@ def access_token(
 ) -> str:
     """Return an access token (RFC 9068 `typ`) that is good for 15 minutes while its session lives."""
     seconds = _seconds(issued_at), _seconds(issued_at + ACCESS_LIFETIME)
-    auth_time = _seconds(authenticated_at) if authenticated_at else None
+    auth_time = authenticated_at.timestamp() if authenticated_at else None
     return _encode(ACCESS, Claims(user_id, session_id, new_jti(), *seconds, auth_time))
 
 

@@ -227,6 +227,28 @@ def test_with_two_step_sign_in_only_a_code_confirms(client, held, time_machine):
     problem(confirm_with(client, held, code), 403, "invalid_code")
 
 
+def test_within_one_second_what_was_proved_before_a_second_step_is_told_from_what_came_after(
+    client, user, time_machine
+):
+    """FACTORS section 3: a code in the very second in which it was turned on is fresh, a password is not."""
+    time_machine.move_to("2030-01-01T00:00:20.200000Z", tick=False)
+    held = log_in(client)
+    before = [held, step_up(client, held).get_json()]
+    time_machine.move_to("2030-01-01T00:00:20.500000Z", tick=False)
+    app = turn_on(client)
+    time_machine.move_to("2030-01-01T00:00:20.500001Z", tick=False)
+    answer = confirm_with(client, held, app.generate_otp(codes.step_at(clock.now()) + 1))
+
+    assert answer.status_code == 200
+    after = answer.get_json()
+    assert after["fresh_until"] == "2030-01-01T00:10:20.500001Z"
+    assert state(client, after)["fresh_until"] == after["fresh_until"]
+    assert blow_up(client, after).status_code == 200
+    for stale in before:
+        assert state(client, stale)["fresh_until"] is None
+        problem(blow_up(client, stale), 401, "insufficient_user_authentication")
+
+
 def confirm_with(client, held, code):
     return client.post(f"{V1}/auth/step-up", headers=bearer(held), json={"code": code})
 
