@@ -53,7 +53,15 @@ def methods(session: sessions.Resumed) -> list[str]:
 
 def passkey_options(session: sessions.Resumed) -> dict[str, Any] | None:
     """Return what a passkey of the user may answer to confirm, None where none will do."""
-    if "webauthn" not in methods(session):
+    return sign_in_options(session) if session.two_step_since else None
+
+
+def sign_in_options(session: sessions.Resumed) -> dict[str, Any] | None:
+    """Return what a passkey of the user may answer who is asked for as much as to sign in, None without one.
+
+    That is enough also where two-step sign-in is off: who signs in by a passkey may know no password.
+    """
+    if "webauthn" not in second_steps.methods_of(session.account.id):
         return None
     how = {"purpose": passkeys.CONFIRM, "subject": str(session.id)}
     return passkeys.options_of(session.account.id, **how)
@@ -65,16 +73,16 @@ def confirm(
     """Return what the caller's session goes on with, fresh: `authenticated_at` and a new cookie secret.
 
     An API session keeps its refresh token: a client that stores the older of two crossing answers would
-    else trip the detection of reuse. Raise WrongCurrentPassword, InvalidCode, PasskeyInvalid, TooManyAttempts
-    or, where what has to be shown lacks or cannot be read, InvalidInput. SessionRevoked if the session has
-    ended meanwhile.
+    else trip the detection of reuse. A page may take a passkey where two-step sign-in is off, too. Raise
+    WrongCurrentPassword, InvalidCode, PasskeyInvalid, TooManyAttempts or, where what has to be shown lacks or
+    cannot be read, InvalidInput. SessionRevoked if the session has ended meanwhile.
     """
     # Before the check, which takes its time: what is turned on meanwhile makes this proof one of before.
     now = clock.now()
-    if session.two_step_since is None:
-        _check_password(session, password)
-    elif credential:
+    if credential and (session.two_step_since or session.entrance == "page"):
         passkeys.confirm(session, credential)
+    elif session.two_step_since is None:
+        _check_password(session, password)
     else:
         _check_code(session, code)
     events.record("step_up", user_id=session.account.id, session_id=session.id)

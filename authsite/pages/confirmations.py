@@ -15,7 +15,7 @@ def show_confirmation() -> ResponseReturnValue:
     """Ask who it is; nothing of the account is shown before."""
     if "unproven" not in g:
         return redirect(answers.next_location() if "session" in g else answers.LOGIN)
-    return _page(step_up.asking(ConfirmingForm(), g.unproven))
+    return _page(step_up.asking_as_to_sign_in(ConfirmingForm(), g.unproven))
 
 
 @blueprint.post(authentication.CONFIRM)
@@ -24,7 +24,7 @@ def confirm() -> ResponseReturnValue:
     """Go on with the session in this browser, which is asked to bind it anew; copies open nothing more."""
     if "unproven" not in g:
         return redirect(answers.next_location() if "session" in g else answers.LOGIN, 303)
-    form = step_up.asking(ConfirmingForm(), g.unproven)
+    form = step_up.asking_as_to_sign_in(ConfirmingForm(), g.unproven)
     if not form.validate() or not step_up.confirmed(form):
         return _page(form)
     return redirect(answers.next_location(), 303)

@@ -58,9 +58,9 @@ class Text:
 class TextUnless:
     """Text that may lack where another field of the form holds something: one of both is enough."""
 
-    def __init__(self, other: str, missing: str, most: int) -> None:
+    def __init__(self, other: str, missing: str, most: int, *, name: str = "Code") -> None:
         self.other = other
-        self.required, self.optional = Text(missing, most=most, name="Code"), Text(most=most)
+        self.required, self.optional = Text(missing, most=most, name=name), Text(most=most)
 
     def __call__(self, form: WTForm, field: Field) -> None:
         has_other = self.other in form and bool(form[self.other].data)
@@ -422,7 +422,12 @@ class ConfirmingForm(Form):
     current_password = PasswordField(
         "Enter your password to confirm it is you",
         validators=[
-            Text("Enter your password to confirm it is you", most=4096, name="Your password")
+            TextUnless(
+                "current_passkey",
+                "Enter your password to confirm it is you",
+                4096,
+                name="Your password",
+            )
         ],
     )
     current_code = StringField(

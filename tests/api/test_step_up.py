@@ -150,8 +150,10 @@ def test_the_password_of_somebody_else_confirms_nothing(client, held):
     problem(step_up(client, held, NEW_PASSWORD), 403, "invalid_credentials")
 
 
-def test_nothing_typed_is_told_at_the_field(client, held):
-    answer = client.post(f"{V1}/auth/step-up", headers=bearer(held), json={})
+@pytest.mark.parametrize("sent", [{}, {"credential": "{}"}])
+def test_nothing_typed_is_told_at_the_field(client, held, sent):
+    """FACTORS section 5: while two-step sign-in is off, only the password confirms a bearer."""
+    answer = client.post(f"{V1}/auth/step-up", headers=bearer(held), json=sent)
     found = problem(answer, 422, "validation_error")
     assert [error["field"] for error in found["errors"]] == ["password"]
 

@@ -34,6 +34,7 @@ from tests.browser.conftest import (
     sign_in,
     sign_out,
 )
+from tests.browser.test_passkeys import Authenticator, add
 from tests.factories import PASSWORD
 
 FEATURES = "DeviceBoundSessions,EnableBoundSessionCredentialsSoftwareKeysForManualTesting"
@@ -215,6 +216,25 @@ def test_a_browser_that_was_moved_is_asked_once_and_is_bound_anew(site, open_pag
         expect(moved.get_by_text("Bound to this computer")).to_be_visible()
         page.get_by_role("link", name="Activity").click()
         expect(flash(page)).to_have_text(SIGNED_OUT_ELSEWHERE)
+
+
+def test_a_browser_that_was_moved_may_be_confirmed_by_a_passkey(site, open_page):
+    page = open_page()
+    register(page, new_email())
+    bound(page, site)
+    authenticator = Authenticator(page)
+    add(page)
+    [passkey] = authenticator.passkeys()
+    moved = open_page()
+    moved.context.add_cookies(page.context.cookies())
+    Authenticator(moved).holds(passkey)
+    with later():
+        moved.goto("/account/security")
+        expect(heading(moved)).to_have_text("Confirm it is you")
+        first = bound(moved, site)
+        moved.get_by_role("button", name="Use a passkey").click()
+        expect(heading(moved)).to_have_text("Security")
+        services.wait_until(lambda: bound(moved, site) != first, what="the new binding")
 
 
 def test_who_signs_in_next_in_the_same_browser_is_not_troubled(site, open_page):

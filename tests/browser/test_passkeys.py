@@ -42,6 +42,10 @@ class Authenticator:
         """Whether it is the right finger."""
         self._session.send("WebAuthn.setUserVerified", self._id | {"isUserVerified": is_right})
 
+    def holds(self, passkey: dict[str, Any]) -> None:
+        """Have a passkey of another device of the same owner."""
+        self._session.send("WebAuthn.addCredential", self._id | {"credential": passkey})
+
     def passkeys(self) -> list[dict[str, Any]]:
         return self._session.send("WebAuthn.getCredentials", self._id)["credentials"]
 

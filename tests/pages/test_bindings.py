@@ -1,5 +1,6 @@
 """Sign-ins that are bound to a browser's key: how one is, what is refused, what a copied cookie is worth."""
 
+import json
 import re
 import threading
 import uuid
@@ -15,6 +16,7 @@ from authsite import accounts, clock, database, sessions
 from authsite.database.models import OutgoingMail
 from authsite.extensions import limiter
 from tests import services
+from tests.authenticator import UP, Authenticator, encoded
 from tests.factories import PASSWORD, BrowserKey, turn_on
 from tests.pages.conftest import (
     EMAIL,
@@ -26,13 +28,16 @@ from tests.pages.conftest import (
     summary,
     words,
 )
+from tests.pages.test_passkeys import add as add_passkey
+from tests.pages.test_passkeys import options
 
+HERE = "http://localhost"
 BIND = "/session/bind"
 REFRESH = "/session/refresh-binding"
 REGISTRATION = "Secure-Session-Registration"
 CHALLENGE = "Secure-Session-Challenge"
 COOKIE = "authsite-bound"
-ORIGIN = {"Origin": "http://localhost"}
+ORIGIN = {"Origin": HERE}
 
 
 @pytest.fixture
@@ -749,6 +754,92 @@ def test_where_two_step_is_on_the_second_step_is_asked_for(app, bound, thief):
     assert thief.get("/account").status_code == 302
     assert thief.post(CONFIRM, current_code=phone.code()).status_code == 303
     assert thief.is_signed_in()
+
+
+class TestByPasskey:
+    """Who signs in by a passkey may know no password; beside it, and without a script, that still counts."""
+
+    @pytest.fixture
+    def app(self, make_app) -> Flask:
+        return make_app(DEVICE_BOUND_SESSIONS="1", PUBLIC_BASE_URL=HERE)
+
+    @pytest.fixture
+    def key(self, bound) -> Authenticator:
+        return add_passkey(bound, origin=HERE)
+
+    @pytest.fixture
+    def moved(self, bound, key, later) -> BindingBrowser:
+        """The same browser on another computer, which has the passkey too."""
+        copy = copied(bound)
+        later(timedelta(minutes=11, seconds=1))
+        return copy
+
+    @pytest.mark.parametrize("is_on", [False, True], ids=["two-step off", "two-step on"])
+    def test_it_confirms_alone_and_the_session_may_be_bound_anew(self, app, moved, key, is_on):
+        if is_on:
+            with app.app_context():
+                turn_on(accounts.authenticate(EMAIL, PASSWORD).account)
+        page, session_id = moved.get(CONFIRM).text, moved.session_id()
+        assert EMAIL not in page
+        assert "passkeys.js" in page
+        signed = json.dumps(key.sign(options(page), origin=HERE))
+        answer = moved.post(f"{CONFIRM}?next=/account", page=CONFIRM, current_passkey=signed)
+        assert (answer.status_code, answer.location) == (303, "/account")
+        assert moved.is_signed_in()
+        assert moved.session_id() == session_id
+        assert session_row(app, session_id).bound_key is None
+        assert offered(answer)
+
+    def test_nothing_else_confirms_and_nothing_changes(self, app, bound, moved, key):
+        other = BindingBrowser(app)
+        other.sign_up(OTHER_EMAIL)
+        of_another = add_passkey(other, origin=HERE)
+        to_sign_in = options(BindingBrowser(app).get("/login").text)
+        shown = options(moved.get(CONFIRM).text)
+        row = session_row(app, bound.session_id())
+        refused = {
+            "of a device that verified nobody": key.sign(shown, origin=HERE, flags=UP),
+            "for another site's page": key.sign(shown, origin="http://evil.example"),
+            "for the sign-in page": key.sign(to_sign_in, origin=HERE),
+            "another's passkey": of_another.sign(shown, origin=HERE),
+            "another's, said to be one's own": of_another.sign(
+                shown, origin=HERE, named=encoded(key.credential_id), user_handle=key.user_handle
+            ),
+            "no passkey's answer": {"type": "public-key"},
+            "no JSON": "{",
+        }
+        for what, answer in refused.items():
+            wrong = moved.post(CONFIRM, current_passkey=json.dumps(answer))
+            assert wrong.status_code == 422, what
+            assert summary(wrong) == [("current_password", "That passkey was not accepted")], what
+            assert EMAIL not in wrong.text, what
+            limiter.reset()
+        assert moved.get("/account").status_code == 302
+        assert session_row(app, bound.session_id()) == row
+
+    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+    def test_it_is_offered_only_under_the_name_that_it_is_bound_to(self, app, moved, host):
+        there = BindingBrowser(app, base_url=f"http://{host}")
+        there.client.set_cookie("authsite", moved.cookie().value, domain=host)
+        page = there.get(CONFIRM).text
+        assert 'type="password"' in page
+        assert ("data-options" in page) == ("passkeys.js" in page) == (host == "localhost")
+
+    def test_it_is_not_offered_to_who_has_none(self, bound, later):
+        later(timedelta(minutes=11, seconds=1))
+        page = bound.get(CONFIRM).text
+        assert 'type="password"' in page
+        assert "data-options" not in page
+
+    def test_the_password_counts_beside_it(self, moved):
+        page = moved.get(CONFIRM)
+        assert 'type="password"' in page.text
+        assert re.search(r'<button type="button"[^>]* hidden>Use a passkey</button>', page.text)
+        nothing = moved.post(CONFIRM, current_passkey="")
+        assert summary(nothing) == [
+            ("current_password", "Enter your password to confirm it is you")
+        ]
+        assert moved.post(CONFIRM, current_password=PASSWORD).status_code == 303
 
 
 @pytest.mark.parametrize("remember", [{}, {"remember": "y"}])
