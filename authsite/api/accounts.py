@@ -125,7 +125,8 @@ def _log_in(email: str, password: str, *, entrance: str) -> Response:
 
 
 def _refreshed(form: RefreshForm) -> Response:
-    claims = tokens.read(form.refresh_token.data or "", tokens.REFRESH)
+    claims = limits.verified(form.refresh_token.data or "")
+    claims = tokens.unexpired(claims, tokens.REFRESH)
     grant = sessions.rotate(
         claims.session_id,
         claims.user_id,

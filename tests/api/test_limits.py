@@ -11,6 +11,7 @@ import requests
 from sqlalchemy import select, update
 
 from authsite import clock, database
+from authsite.crypto import tokens
 from authsite.database.models import SignInFailures, User, UserSession
 from tests import services
 from tests.api.conftest import (
@@ -210,6 +211,31 @@ def test_both_ways_to_refresh_share_one_count_and_take_nothing_from_signing_in(
     assert refresh(client, held["refresh_token"]).status_code == 429
     for number in range(9):
         assert try_login(client).status_code == 200, number
+
+
+@pytest.mark.parametrize("send", [refresh, try_refresh_grant])
+def test_a_refresh_verifies_its_token_once(client, held, time_machine, monkeypatch, send):
+    """For the limit and for the view; an expired one counts for its session too, and is told as such."""
+    verified, verify = [], tokens._verify
+
+    def counted(token, key):
+        verified.append(token)
+        return verify(token, key)
+
+    monkeypatch.setattr(tokens, "_verify", counted)
+    first = held["refresh_token"]
+    answer = send(client, first)
+    assert answer.status_code == 200
+    assert verified == [first]
+    newer = answer.get_json()["refresh_token"]
+    time_machine.move_to(clock.now() + timedelta(days=8), tick=False)
+    for _ in range(30):
+        verified.clear()
+        problem(send(client, newer), 401, "token_expired")
+        assert verified == [newer]
+    verified.clear()
+    problem(send(client, newer), 429, "rate_limited")
+    assert verified == [newer]
 
 
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
