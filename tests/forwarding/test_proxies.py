@@ -33,6 +33,7 @@ pytestmark = pytest.mark.site
 README = (services.ROOT / "README.md").read_text()
 PAGE = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate"}
 XHR = {"Accept": "application/json", "Sec-Fetch-Mode": "cors"}
+AWAY = "This site is not available right now. Try again in a moment."
 ADDRESSES = {"nginx": "127.0.0.1", "caddy": "127.0.0.2"}
 EMAIL = "ada@example.com"
 
@@ -435,18 +436,20 @@ def test_a_web_socket_is_let_in_and_refused(setting, proxy, bearer):
 
 
 def test_nobody_is_let_in_while_the_account_service_is_away(setting, monkeypatch):
-    """Neither as somebody nor as nobody; who was signed in goes on when it is back."""
+    """Neither as somebody nor as nobody, and both are told; who was signed in goes on when it is back."""
     token = log_in(setting, new_person(setting))["access_token"]
     held = {"Authorization": f"Bearer {token}"}
     setting.account.stop()
     try:
-        for proxy, status in (("nginx", 503), ("caddy", 502)):
+        for proxy in ADDRESSES:
             with monkeypatch.context() as patch:
                 lead_to(proxy, setting, patch)
                 for product in setting.origins:
-                    for how in (held, {}):
-                        answer = setting.ask(product, "/page", **XHR, **how)
-                        assert (answer.status_code, "reads" in answer.text) == (status, False)
+                    for how in (held | XHR, XHR, PAGE):
+                        for path in ("/page", "/.authsite/start"):
+                            answer = setting.ask(product, path, **how)
+                            assert (answer.status_code, answer.text) == (503, AWAY), proxy
+                            assert answer.headers["Content-Type"].startswith("text/plain")
     finally:
         setting.account.start()
     lead_to("nginx", setting, monkeypatch)
