@@ -139,7 +139,7 @@ def keep(
     """Open the account again whose deletion the link names, and return it.
 
     With `is_reset` its password is nobody's from then on, and a reset is mailed; what was added to sign in
-    with since the session began that asked for it, or for a change of the address, goes. Nobody is signed in,
+    with by whoever asked for it, or for a change of the address, goes. Nobody is signed in,
     and what has ended stays so. `email` is what the person typed, InvalidInput if it is not the account's.
     Raise EmailTokenInvalid, also for a second use.
     """
@@ -153,7 +153,7 @@ def keep(
         activity.record("deletion_cancelled", account.id)
         webhooks.emit("user.activated", account.id)
         if is_reset:
-            passkeys.remove_made_since(account.id, _suspect_since(account.id, key["after"]))
+            passkeys.remove_of_thief(account.id, _suspect_since(account.id, key["after"]))
             passwords.request_reset(
                 account.email, device_name=device_name, ip_address=ip_address, after="everything"
             )

@@ -181,8 +181,8 @@ def undo_change(
     """Give the account back the address that the change gave up, and mail a reset there.
 
     Every later change ends with its link, every session ends, and the password is nobody's; an account that
-    was to be deleted stays. What was added to sign in with since the session began that asked for the change,
-    or since `suspect_since` if that was before, goes too. Raise EmailTokenInvalid if it was undone meanwhile.
+    was to be deleted stays. What was added to sign in with by whoever asked for the change goes too, or by
+    who was in at `suspect_since` if that was before. Raise EmailTokenInvalid if it was undone meanwhile.
     """
     user_id = change.account.id
     new_hash = hashing.hash_of_nobody()
@@ -201,7 +201,7 @@ def undo_change(
             kept = [each.old_email for each in database.rows(_UNDOABLE_ADDRESSES, key)]
             database.run(_FREE_OTHERS, key | {"kept": [change.old_email, *kept]})
             since = activity.suspect_since(user_id, _REQUESTED, change.requested_at)
-            passkeys.remove_made_since(user_id, min(since, suspect_since or since))
+            passkeys.remove_of_thief(user_id, min(since, suspect_since or since))
             if locked.delete_after is not None:
                 activity.record("deletion_cancelled", user_id)
                 webhooks.emit("user.activated", user_id)

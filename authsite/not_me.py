@@ -97,8 +97,8 @@ def end_session(token: str, *, device_name: str, ip_address: str | None) -> bool
 def end_everything(token: str, email: str, *, device_name: str, ip_address: str | None) -> None:
     """End every session and make the password unusable, which a mailed reset mends.
 
-    What was added to sign in with since the reported session began goes too; for a password, since that of
-    whoever changed it did.
+    What was added to sign in with by whoever was in the reported session goes too; for a password, by whoever
+    changed it.
     `email` is what the person typed, InvalidInput if it is not the address of the mail. Where the account's
     was changed since, and that can be undone, it is: else the reset would go to whoever changed it. A second
     use raises EmailTokenInvalid: it would only mail again.
@@ -129,7 +129,7 @@ def end_everything(token: str, email: str, *, device_name: str, ip_address: str 
             raise EmailTokenInvalid
         activity.record("not_me_reported", account.id)
         sessions.end_all(account.id, reason="not_me")
-        passkeys.remove_made_since(account.id, _suspect_since(report))
+        passkeys.remove_of_thief(account.id, _suspect_since(report))
         accounts.end_resets(account.id)
         passwords.request_reset(
             account.email, device_name=device_name, ip_address=ip_address, after="everything"

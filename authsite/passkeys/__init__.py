@@ -13,7 +13,7 @@ Attestation, which tells makes of devices apart, is not asked for: nobody's is b
 from .adding import MOST, add, creation_options
 from .ceremonies import are_available
 from .listing import accepted, is_only_factor, of, remove, rename
-from .reclaiming import remove_made_since
+from .reclaiming import remove_of_thief
 from .using import (
     CONFIRM,
     SECOND_STEP,
@@ -40,7 +40,7 @@ __all__ = [
     "offer",
     "options_of",
     "remove",
-    "remove_made_since",
+    "remove_of_thief",
     "rename",
     "sign_in",
     "sign_in_options",

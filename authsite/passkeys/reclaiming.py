@@ -8,15 +8,23 @@ from sqlalchemy import Uuid, bindparam, delete
 from .. import activity, database, events, sessions
 from ..database import UtcDateTime
 from ..database.models import Passkey
+from ..mail import emails
 from ..second_steps import apps, notices, recovery, switch
 
+# Who was in by one session may have been in by another before, and the rows do not tell which are one
+# person's. The owner was mailed of each addition, and could answer for as long.
+LOOK_BACK = emails.NOT_ME_LIFETIME
 
-def remove_made_since(user_id: uuid.UUID, since: datetime) -> None:
-    """Remove the passkeys, the app and the recovery codes made at that moment or later; trust no browser.
+
+def remove_of_thief(user_id: uuid.UUID, seen_since: datetime) -> None:
+    """Remove the passkeys, the app and the recovery codes of whoever is known to have been in since then.
+
+    That is what was made from a week before on, for he may have signed in anew; no browser is trusted.
 
     Without a factor that is older two-step sign-in is off, else its owner would be locked out. The owner is
     mailed of each. Of an open account, in the transaction that undoes the rest.
     """
+    since = seen_since - LOOK_BACK
     with database.transaction():
         user = switch.lock(user_id)
         sessions.distrust_all(user_id)

@@ -53,9 +53,9 @@ def ada(app):
 
 @pytest.fixture
 def her_key(client, ada, time_machine):
-    """A passkey that she has had for a day when the thief comes."""
+    """A passkey that she has had for more than a week when the thief comes."""
     key = add(client, log_in(client))[0]
-    time_machine.move_to(clock.now() + timedelta(days=1))
+    time_machine.move_to(clock.now() + timedelta(days=7, minutes=1))
     return key
 
 
@@ -166,6 +166,24 @@ def test_a_passkey_that_a_thief_added_first_signs_in_no_more(app, client, ada, h
     assert sign_in(client, her_key).status_code == 200
     assert "passkey_removed" in happened(app)
     assert ("passkey_changed", "removed") in told(app)
+
+
+@pytest.mark.parametrize("take_back", [undo, report, report_the_password, keep])
+def test_nor_does_one_that_he_added_by_a_session_before(
+    app, client, ada, her_key, take_back, time_machine
+):
+    """He signs in by it, and once more by the password, and only then does what is seen."""
+    first = log_in(client)
+    time_machine.move_to(clock.now() + timedelta(minutes=5))
+    his_key = add(client, first)[0]
+    time_machine.move_to(clock.now() + timedelta(days=3))
+    assert sign_in(client, his_key).status_code == 200
+    time_machine.move_to(clock.now() + timedelta(days=3, hours=23))
+    take_back(client, app, log_in(client))
+    reset(app)
+
+    problem(sign_in(client, his_key), 401, "invalid_credentials")
+    assert sign_in(client, her_key).status_code == 200
 
 
 def test_nor_does_one_that_was_added_after_the_change(app, client, ada, her_key):
