@@ -21,7 +21,7 @@ from sqlalchemy import event
 from authsite import create_app, database
 from authsite.crypto import hashing
 from authsite.extensions import limiter
-from tests import citus_stand_in, ownership, services
+from tests import ownership, services
 
 MakeApp = Callable[..., Flask]
 
@@ -104,11 +104,18 @@ def _empty(url: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def spread_url(postgresql_server_url: str) -> Iterator[str]:
-    """A database like the former, with what stands in for Citus; each test finds it empty."""
-    with services.new_database(postgresql_server_url) as url:
+def spread_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database whose tables `flask distribute-tables` has spread; each test finds it empty.
+
+    By the Citus that TEST_CITUS_URL names; without by what stands in for it, which spreads nothing.
+    """
+    with services.citus_database(request.getfixturevalue) as url:
         _migrate(url)
-        citus_stand_in.install(url)
+        app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
+        told = app.test_cli_runner().invoke(args=["distribute-tables"])
+        assert told.exit_code == 0, told.output
+        with app.app_context():
+            database.engine().dispose()
         yield url
 
 

@@ -32,6 +32,8 @@ import redis
 from aiosmtpd.controller import Controller
 from sqlalchemy.engine import make_url
 
+from tests import citus_stand_in
+
 ROOT = Path(__file__).resolve().parent.parent
 # For what asks no database: the file is never made.
 UNUSED_DATABASE_URL = f"sqlite:///{tempfile.gettempdir()}/authsite-tests-unused.db"
@@ -192,16 +194,59 @@ def shared_postgresql() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def new_database(server_url: str) -> Iterator[str]:
-    """Create a database of its own name on the server, yield its URL, and drop it."""
-    name = f"authsite_test_{uuid.uuid4().hex[:12]}"
+def new_database(
+    server_url: str, name: str | None = None, *, template_url: str | None = None
+) -> Iterator[str]:
+    """Create a database of its own name on the server, yield its URL, and drop it.
+
+    It is a copy of the template, to which nobody may be connected.
+    """
+    name = name or f"authsite_test_{uuid.uuid4().hex[:12]}"
     admin_url = make_url(server_url).set(drivername="postgresql")
     dsn = admin_url.render_as_string(hide_password=False)
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
+        template = make_url(template_url).database if template_url else "template1"
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     yield admin_url.set(database=name).render_as_string(hide_password=False)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+CITUS_URL = os.environ.get("TEST_CITUS_URL")
+
+
+@contextlib.contextmanager
+def citus_database(fixture: Callable[[str], str]) -> Iterator[str]:
+    """Create a database with Citus, or what stands in for it, yield its URL, and drop it."""
+    if CITUS_URL is None:
+        with new_database(fixture("postgresql_server_url")) as url:
+            citus_stand_in.install(url)
+            yield url
+        return
+    with new_database(CITUS_URL) as url, _on_workers(url):
+        yield url
+
+
+@contextlib.contextmanager
+def _on_workers(url: str) -> Iterator[None]:
+    """Give a new database Citus and the workers that the one of TEST_CITUS_URL has."""
+    with psycopg.connect(str(CITUS_URL)) as connection:
+        query = (
+            "SELECT nodename, nodeport FROM pg_dist_node WHERE groupid > 0 AND noderole = 'primary'"
+        )
+        nodes = connection.execute(query).fetchall()
+    with psycopg.connect(url, autocommit=True) as coordinator, contextlib.ExitStack() as stack:
+        coordinator.execute("CREATE EXTENSION citus")
+        for host, port in nodes:
+            at = make_url(str(CITUS_URL)).set(drivername="postgresql", host=host, port=port)
+            name = make_url(url).database
+            worker_url = stack.enter_context(
+                new_database(at.render_as_string(hide_password=False), name)
+            )
+            with psycopg.connect(worker_url, autocommit=True) as worker:
+                worker.execute("CREATE EXTENSION citus")
+            coordinator.execute("SELECT citus_add_node(%s, %s)", (host, port))
+        yield
 
 
 class Valkey:

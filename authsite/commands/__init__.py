@@ -10,6 +10,7 @@ from . import (
     services,
     sessions,
     settings,
+    spreading,
     worker,
 )
 from .shell import blueprint
@@ -25,5 +26,6 @@ __all__ = [
     "services",
     "sessions",
     "settings",
+    "spreading",
     "worker",
 ]

@@ -1,12 +1,16 @@
 """What a fault of the database means, for who can mend it: the log and the command line alone."""
 
+import functools
 import re
 import sqlite3
 import threading
 
 import psycopg
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from .. import events
+from . import MIGRATIONS, rows
 
 TABLES_MISSING = "The tables are missing: run flask db upgrade"
 TABLES_OUTDATED = "The tables are of an older version: run flask db upgrade"
@@ -58,6 +62,26 @@ _REASONS = (
     ("readonly database", "it can only be read"),
     ("too many (clients|connections)", "its server has too many connections"),
 )
+
+
+def of_tables() -> str | None:
+    """Return what to do about tables that are missing, outdated or cannot be asked; None if all is well."""
+    try:
+        found = rows(text("SELECT version_num FROM alembic_version"))
+    except SQLAlchemyError as error:
+        return advice(error) or f"The database failed ({describe(error)})"
+    versions = {row.version_num for row in found}
+    if not versions:
+        return TABLES_MISSING
+    # What is not known here is newer: while a release goes on, old code serves the new schema.
+    return TABLES_OUTDATED if versions & _older_versions() else None
+
+
+@functools.cache
+def _older_versions() -> frozenset[str]:
+    """Return the migrations after which another one has come; each file has its migration's name."""
+    numbers = (path.name.partition("_")[0] for path in MIGRATIONS.glob("versions/*_*.py"))
+    return frozenset(sorted(numbers)[:-1])
 
 
 class News:

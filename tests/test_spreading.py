@@ -1,0 +1,255 @@
+"""The tables, spread over the machines of Citus: the command, the keys, and the acts of people after it.
+
+Without TEST_CITUS_URL what runs is the stand-in of tests/citus_stand_in.py, on one PostgreSQL.
+"""
+
+import psycopg
+import pytest
+from flask_migrate import downgrade, upgrade
+from sqlalchemy import inspect, select, text, update
+
+from authsite import accounts, clock, create_app, database, deletions
+from authsite.database import Base, faults, spreading
+from authsite.database.models import User, UserEmail
+from authsite.errors import InvalidCredentials
+from tests import citus_stand_in, factories, services
+from tests.factories import PASSWORD
+
+BESIDE_USERS = [name for name, column in spreading.SPREAD_BY.items() if column == "user_id"]
+
+
+@pytest.fixture
+def blank_url(postgresql_server_url):
+    with services.new_database(postgresql_server_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def template_url(postgresql_server_url):
+    """A database that was migrated once, to be copied."""
+    with services.new_database(postgresql_server_url) as url:
+        with application(url).app_context():
+            upgrade()
+            database.engine().dispose()
+        yield url
+
+
+@pytest.fixture
+def migrated(postgresql_server_url, template_url):
+    """A database of the test's own, as `flask db upgrade` leaves it, with the stand-in; its application."""
+    with services.new_database(postgresql_server_url, template_url=template_url) as url:
+        citus_stand_in.install(url)
+        with application(url).app_context():
+            yield url
+            database.engine().dispose()
+
+
+def application(url):
+    app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
+    app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
+    return app
+
+
+def distribute(url, *options):
+    """Run the command as an operator does, and return its exit code and what it said."""
+    app = application(url)
+    told = app.test_cli_runner().invoke(args=["distribute-tables", *options])
+    with app.app_context():
+        database.engine().dispose()
+    return told.exit_code, told.output
+
+
+def told(url) -> dict[str, tuple[str, bool]]:
+    """Return what Citus has been told of each table: by which column, and whether beside the users."""
+    with psycopg.connect(url) as connection:
+        found = connection.execute(
+            "SELECT table_name::text, distribution_column, truncated, colocation_id FROM citus_tables"
+        ).fetchall()
+    assert all(truncated for _, _, truncated, _ in found), "nothing is left on the coordinator"
+    of_users = next((group for name, _, _, group in found if name == "users"), None)
+    return {name: (column, group == of_users) for name, column, _, group in found}
+
+
+def keys(url) -> list[tuple[str, str, str]]:
+    with psycopg.connect(url) as connection:
+        return connection.execute(
+            "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint "
+            "WHERE contype IN ('p', 'u', 'f') AND connamespace = 'public'::regnamespace ORDER BY 1, 2"
+        ).fetchall()
+
+
+# Which table goes where
+
+
+def test_each_table_has_a_place():
+    """A new one that has none would stay on the coordinator: its foreign key to users does nothing there."""
+    assert set(spreading.SPREAD_BY) == set(Base.metadata.tables)
+
+
+def test_what_is_a_users_lies_beside_the_user_or_is_known_not_to():
+    """Where no foreign key reaches, the deletion's own statements must; see the next test."""
+    apart = {"user_emails", "outgoing_mails", "outgoing_events"}
+    of_a_user = {table.name for table in Base.metadata.sorted_tables if "user_id" in table.c}
+    assert set(BESIDE_USERS) == of_a_user - apart
+
+
+def test_a_deletion_names_each_table_with_a_users_rows_itself():
+    """Only what tells the products that somebody is gone outlives him."""
+    named = {statement.table.name for statement in deletions._REST}
+    assert named == {t.name for t in Base.metadata.sorted_tables if "user_id" in t.c} - {
+        "outgoing_events"
+    }
+
+
+# The command
+
+
+def test_it_refuses_sqlite(sqlite_url):
+    assert distribute(sqlite_url) == (1, f"Error: {spreading.NOT_POSTGRESQL}\n")
+
+
+@pytest.mark.postgresql
+def test_it_refuses_a_postgresql_without_citus_and_changes_nothing(postgresql_url):
+    before = keys(postgresql_url)
+    for options in ([], ["--dry-run"]):
+        assert distribute(postgresql_url, *options) == (1, f"Error: {spreading.NO_CITUS}\n")
+    assert keys(postgresql_url) == before
+
+
+@pytest.mark.postgresql
+def test_it_refuses_missing_and_outdated_tables(blank_url):
+    citus_stand_in.install(blank_url)
+    assert distribute(blank_url) == (1, f"Error: {faults.TABLES_MISSING}\n")
+    with application(blank_url).app_context():
+        upgrade(revision="0018")
+        database.engine().dispose()
+    assert distribute(blank_url) == (1, f"Error: {faults.TABLES_OUTDATED}\n")
+    assert told(blank_url) == {}
+
+
+@pytest.mark.postgresql
+def test_it_spreads_each_table_as_decided_and_says_what_it_did(migrated):
+    before = keys(migrated)
+    code, planned = distribute(migrated, "--dry-run")
+    assert (code, keys(migrated), told(migrated)) == (0, before, {}), "a dry run changes nothing"
+
+    code, said = distribute(migrated)
+    assert code == 0
+    assert "user_sessions: spread by user_id; primary key (user_id, id); index (id).\n" in said
+    assert [f"-- {line.removesuffix('.')}" for line in said.splitlines()[:-1]] == [
+        line for line in planned.splitlines() if line.startswith("--")
+    ]
+    assert told(migrated) == {
+        name: (column, column in ("user_id", "id"))
+        for name, column in spreading.SPREAD_BY.items()
+        if column
+    }
+    foreign = {
+        (name, definition) for name, _, definition in keys(migrated) if "FOREIGN" in definition
+    }
+    beside = "FOREIGN KEY (user_id) REFERENCES users(id) ON DELETE CASCADE"
+    assert foreign == {(name, beside) for name in BESIDE_USERS}
+
+
+@pytest.mark.postgresql
+def test_what_was_found_by_its_id_alone_has_an_index_still(migrated):
+    """A link of the release before, the clean-up and a refusal look for it so."""
+    distribute(migrated)
+    inspector = inspect(database.engine())
+    for table in Base.metadata.sorted_tables:
+        wanted = [column.name for column in table.primary_key]
+        primary = inspector.get_pk_constraint(table.name)["constrained_columns"]
+        indexed = [each["column_names"] for each in inspector.get_indexes(table.name)]
+        assert wanted in [primary, *indexed], table.name
+
+
+@pytest.mark.postgresql
+def test_run_again_it_changes_nothing_and_says_so(migrated):
+    distribute(migrated)
+    before = keys(migrated), told(migrated)
+    for options in ([], ["--dry-run"]):
+        assert distribute(migrated, *options) == (
+            0,
+            "The tables are distributed already: nothing is to be done.\n",
+        )
+    assert (keys(migrated), told(migrated)) == before
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("steps", [1, 5, 14, 20])
+def test_it_goes_on_where_it_was_cut_off(migrated, steps):
+    planned = spreading.remaining()
+    for number in range(steps):
+        assert spreading.take_step() == planned[number]
+    assert spreading.remaining() == planned[steps:]
+
+    code, said = distribute(migrated)
+    assert code == 0
+    assert said.count("\n") == len(planned) - steps + 1
+    assert spreading.remaining() == []
+
+
+@pytest.mark.postgresql
+def test_what_citus_refuses_is_said_and_leaves_the_table_as_it_was(migrated):
+    """Such as a key that somebody added by hand."""
+    with database.engine().begin() as connection:
+        connection.execute(text("CREATE UNIQUE INDEX by_hand ON passkeys (aaguid)"))
+    code, said = distribute(migrated)
+    assert code == 1
+    assert "by_hand" in said
+    assert said.splitlines()[-1].endswith("What stands above is done. Run this again for the rest.")
+    assert ("passkeys", "pk_passkeys", "PRIMARY KEY (id)") in keys(migrated)
+
+    with database.engine().begin() as connection:
+        connection.execute(text("DROP INDEX by_hand"))
+    assert distribute(migrated)[0] == 0
+    assert ("passkeys", "pk_passkeys", "PRIMARY KEY (user_id, id)") in keys(migrated)
+
+
+@pytest.mark.postgresql
+def test_an_account_that_was_not_listed_is_found_afterwards(migrated):
+    """Code of an older release made it; there an address is looked up in the list alone."""
+    ada, eve = factories.account(), factories.account("eve@example.com")
+    database.run(UserEmail.__table__.delete().where(UserEmail.user_id == ada.id))
+    assert distribute(migrated)[0] == 0
+    with application(migrated).app_context():
+        assert database.has_citus()
+        assert accounts.authenticate(ada.email, PASSWORD).account == ada
+        assert accounts.authenticate(eve.email, PASSWORD).account == eve
+        with pytest.raises(InvalidCredentials):
+            accounts.authenticate("nobody@example.com", PASSWORD)
+        database.engine().dispose()
+
+
+@pytest.mark.postgresql
+def test_an_account_that_nobody_could_sign_in_to_afterwards_is_a_reason_to_refuse(migrated):
+    ada, eve = factories.account(), factories.account("eve@example.com")
+    kept = clock.now() + deletions.LONGEST_WAIT
+    database.run(
+        update(UserEmail).where(UserEmail.user_id == ada.id).values(user_id=eve.id, kept_until=kept)
+    )
+    before = keys(migrated)
+
+    code, said = distribute(migrated)
+    assert code == 1
+    assert "Accounts whose address is kept for another one: 1." in said
+    assert [each for each in keys(migrated) if each[0] == "users"] == [
+        each for each in before if each[0] == "users"
+    ]
+    assert "users" not in told(migrated)
+
+
+@pytest.mark.postgresql
+def test_a_table_that_a_later_migration_adds_is_spread_by_the_next_run(migrated):
+    """Citus takes it for a local one; keys are the migration's, columns come and go."""
+    distribute(migrated)
+    ada = factories.account()
+    downgrade(revision="0017")  # before there were passkeys
+    upgrade()
+    assert "passkeys" not in told(migrated)
+    assert [step.says.count("passkeys") for step in spreading.remaining()] == [0, 1, 1]
+
+    code, said = distribute(migrated)
+    assert (code, said.count("passkeys")) == (0, 2)
+    assert told(migrated)["passkeys"] == ("user_id", True)
+    assert database.row(select(User.email).where(User.id == ada.id)).email == ada.email
