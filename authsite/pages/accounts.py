@@ -35,7 +35,7 @@ INACTIVE_SUPPORT = Markup(
 )
 TAKEN = Markup(
     "An account with this email address already exists."
-    ' <a href="/login">Sign in</a> or <a href="/forgot-password">reset your password</a>'
+    ' <a href="{}">Sign in</a> or <a href="{}">reset your password</a>'
 )
 # What tells Windows 11 from 10 and one phone from another; browsers send it once they were asked.
 ACCEPT_CH = "Sec-CH-UA-Model, Sec-CH-UA-Platform-Version"
@@ -72,10 +72,11 @@ def register() -> ResponseReturnValue:
     try:
         registered = accounts.register(**person)
     except EmailTaken:
-        form.refuse("email", TAKEN)
+        ways = answers.leading_on(answers.LOGIN), answers.leading_on(answers.FORGOT)
+        form.refuse("email", TAKEN.format(*ways))
         return _register_page(form)
     authentication.sign_in(registered, is_remembered=False)
-    return answers.signed_up()
+    return answers.signed_in(answers.ACCOUNT_CREATED)
 
 
 @blueprint.get("/login")
@@ -107,6 +108,7 @@ def login() -> ResponseReturnValue:
     except InactiveAccount:
         form.refuse("email", _inactive())
     except EmailNotVerified as refusal:
+        answers.keep_next()
         form.refuse("email", refusal.message)
     else:
         return redirect(answers.next_location(), 303)
@@ -131,7 +133,10 @@ def login_with_passkey() -> ResponseReturnValue:
         unknown = refusal.credential_id
     except InvalidInput:
         form.refuse(None, UNKNOWN_PASSKEY)
-    except (AccountBeingDeleted, EmailNotVerified, PasskeysUnavailable) as refusal:
+    except EmailNotVerified as refusal:
+        answers.keep_next()
+        form.refuse(None, refusal.message)
+    except (AccountBeingDeleted, PasskeysUnavailable) as refusal:
         form.refuse(None, refusal.message)
     except InactiveAccount:
         form.refuse(None, _inactive())
@@ -169,8 +174,14 @@ def _claim(person: dict[str, Any]) -> ResponseReturnValue:
     session["registration"] = registrations.claim(
         **person, device_name=sessions.describe(client).name, ip_address=client.ip_address
     )
+    answers.keep_next()
     # Shown at once: a redirect would have to carry the address in a cookie or a URL.
-    return answers.page("registrations/sent.html", email=person["email"])
+    return answers.page(
+        "registrations/sent.html",
+        email=person["email"],
+        login=answers.leading_on(answers.LOGIN),
+        register=answers.leading_on(answers.REGISTER),
+    )
 
 
 def _register_page(form: RegisterForm) -> ResponseReturnValue:
@@ -188,6 +199,7 @@ def _login_page(form: LoginForm, *, unknown: str | None = None) -> ResponseRetur
         action=answers.leading_on(answers.LOGIN),
         is_needed="next" in request.args,
         register=answers.leading_on(answers.REGISTER),
+        forgot=answers.leading_on(answers.FORGOT),
         passkey_options=_passkey_options(),
         passkey_action=answers.leading_on(PASSKEY),
         unknown=unknown and {"rpId": current_app.config["PASSKEY_RP_ID"], "credentialId": unknown},

@@ -48,9 +48,10 @@ def verify() -> ResponseReturnValue:
     except EmailTokenInvalid:
         return _unusable_link()
     session.pop("verify_email")
+    kept = answers.kept_next()
     flash(CONFIRMED)  # for who is asked for a second step now; else the cookie is emptied
     authentication.sign_in(authenticated._replace(account=account), is_remembered=False)
-    return answers.done(CONFIRMED)
+    return answers.signed_in(CONFIRMED, kept or answers.HOME)
 
 
 @blueprint.post("/account/email/resend")

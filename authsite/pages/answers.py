@@ -2,7 +2,7 @@
 
 import re
 from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 
 from flask import (
     current_app,
@@ -26,12 +26,15 @@ from ..web.forms import Form
 HOME = "/account/devices"
 LOGIN = authentication.LOGIN
 REGISTER = "/register"
+FORGOT = "/forgot-password"
+HANDOFF = "/handoff"
 # What mailed links are called in the cookie.
 LINKS = (
     *("reset", "verify_email", "confirm_registration", "not_me"),
     *("change_email", "undo_email", "keep_account"),
 )
 MAX_LINK_TOKEN = 512  # the longest of ours have 450; a cookie holds 4096
+MAX_KEPT = 512
 WRONG_PASSWORD = "Your password is wrong"  # noqa: S105
 EXPIRED = "Your form expired. Try again."
 NO_COOKIE = "Your browser keeps no cookie for this site. Allow cookies and try again."
@@ -106,9 +109,44 @@ def next_location() -> str:
 
     Without a `next` it leads back to the product, if there is one.
     """
-    if "next" not in request.args:
+    return _checked(request.args.get("next"))
+
+
+def keep_next() -> None:
+    """Keep in the cookie where this leads on to, for when the mail that is now sent has come.
+
+    The mail does not name it: whoever asks for one could choose where its reader ends. In another browser
+    than the one that asked it leads home.
+    """
+    session.pop("leads_on", None)
+    if "next" in request.args:
+        target = _without_challenge(next_location())
+        if len(target) <= MAX_KEPT:
+            session["leads_on"] = target
+
+
+def kept_next() -> str | None:
+    """Return what this browser has kept, None if nothing, and forget it; before the cookie is emptied.
+
+    What it leads to is looked at again: what was listed then may not be now.
+    """
+    target = session.pop("leads_on", None)
+    return None if target is None else _checked(target)
+
+
+def _without_challenge(target: str) -> str:
+    """Return the product's own page for a hand-off to it, whose cookie lasts minutes and a mail longer."""
+    parts = urlsplit(target)
+    if parts.path != HANDOFF:
+        return target
+    named = parse_qs(parts.query)
+    path = named.get("next", ["/"])[0]
+    return named.get("origin", [""])[0] + (path if _OWN_PATH.fullmatch(path) else "/")
+
+
+def _checked(target: str | None) -> str:
+    if target is None:
         return current_app.config["PRODUCT_URL"] or HOME
-    target = request.args["next"]
     parts = urlsplit(target) if target.isascii() and target.isprintable() else None
     if parts and f"{parts.scheme}://{parts.netloc}" in current_app.config["FORWARD_AUTH_ORIGINS"]:
         return target
@@ -119,17 +157,20 @@ def next_location() -> str:
     return target if f"{resolved.scheme}://{resolved.netloc}" == origin else HOME
 
 
-def signed_up() -> Response:
-    """Return the redirect of who is signed in to a new account: on to what it was made for, or home."""
-    location = next_location()
-    return done(ACCOUNT_CREATED) if location == HOME else redirect(location, 303)
+def signed_in(word: str, kept: str | None = None) -> Response:
+    """Return the redirect of who is signed in by more than a sign-in: on to what it was for, or home.
+
+    Home it says the word, elsewhere that would be read days later. `kept` is where a mail led on to.
+    """
+    location = kept or next_location()
+    return done(word) if location == HOME else redirect(location, 303)
 
 
-def leading_on(path: str, *, how: str | None = None) -> str:
-    """Return a path of the sign-in, which leads on to where this one does."""
+def leading_on(path: str, *, how: str | None = None, kept: str | None = None) -> str:
+    """Return a path of the sign-in, which leads on to where this one does, or to what was `kept`."""
     query = {"with": how} if how else {}
-    if "next" in request.args:
-        query["next"] = next_location()
+    if "next" in request.args or kept:
+        query["next"] = kept or next_location()
     return f"{path}?{urlencode(query, safe='/')}" if query else path
 
 

@@ -54,7 +54,7 @@ def change() -> ResponseReturnValue:
 @blueprint.get("/forgot-password")
 def show_forgot() -> ResponseReturnValue:
     """Show the form that asks for a reset link."""
-    return answers.page("passwords/forgot.html", form=EmailForm())
+    return _forgot_page(EmailForm())
 
 
 @blueprint.post("/forgot-password")
@@ -63,15 +63,21 @@ def forgot() -> ResponseReturnValue:
     """Mail a reset link, if the address has an account; the answer does not tell."""
     form = EmailForm()
     if not form.validate():
-        return answers.page("passwords/forgot.html", form=form)
+        return _forgot_page(form)
     client = authentication.browser()
     passwords.request_reset(
         form.email.data or "",
         device_name=devices.describe(client.user_agent, dict(client.hints)).name,
         ip_address=client.ip_address,
     )
+    answers.keep_next()
     # Shown at once: a redirect would have to carry the address in a cookie or a URL.
-    return answers.page("passwords/sent.html", email=form.email.data)
+    return answers.page(
+        "passwords/sent.html",
+        email=form.email.data,
+        again=answers.leading_on(answers.FORGOT),
+        login=answers.leading_on(answers.LOGIN),
+    )
 
 
 @blueprint.get("/reset-password")
@@ -106,8 +112,13 @@ def reset() -> ResponseReturnValue:
     if "session" in g and g.session.account.id != account.id:
         # This browser's cookie goes, and was another account's: nobody could use that session again.
         sessions.end(g.session.account.id, g.session.id, reason="logged_out")
+    login = answers.leading_on(answers.LOGIN, kept=answers.kept_next())
     authentication.forget()
-    return answers.done("Password changed. Sign in with your new password.", answers.LOGIN)
+    return answers.done("Password changed. Sign in with your new password.", login)
+
+
+def _forgot_page(form: EmailForm) -> ResponseReturnValue:
+    return answers.page("passwords/forgot.html", form=form, login=answers.leading_on(answers.LOGIN))
 
 
 def _change_page(form: ChangePasswordForm) -> ResponseReturnValue:

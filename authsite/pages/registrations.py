@@ -40,9 +40,11 @@ def confirm() -> ResponseReturnValue:
         return _unusable_link()
     except EmailTaken:
         session.pop("confirm_registration")
-        return answers.done("You already have an account with this email address.", answers.LOGIN)
+        login = answers.leading_on(answers.LOGIN, kept=answers.kept_next())
+        return answers.done("You already have an account with this email address.", login)
+    kept = answers.kept_next()  # signing in empties the cookie
     authentication.sign_in(confirmed, is_remembered=False)
-    return answers.signed_up()
+    return answers.signed_in(answers.ACCOUNT_CREATED, kept)
 
 
 def _confirm_page(form: PasswordForm) -> ResponseReturnValue:
