@@ -21,9 +21,23 @@ from sqlalchemy import event
 from authsite import create_app, database
 from authsite.crypto import hashing
 from authsite.extensions import limiter
-from tests import ownership, services
+from tests import ownership, quick_half, services
 
 MakeApp = Callable[..., Flask]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    quick_half.mark(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    quick_half.begin(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    quick_half.end()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -137,11 +151,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = metafunc.definition.iter_markers("parametrize")
     if "database_url" not in metafunc.fixturenames or any("database_url" in m.args for m in marks):
         return
-    on_postgresql = ["postgresql"]
-    if getattr(metafunc.module, "ALSO_SPREAD", False):
-        on_postgresql.append("spread")
-    params = [pytest.param(name, marks=pytest.mark.postgresql) for name in on_postgresql]
-    metafunc.parametrize("database_url", ["sqlite", *params], indirect=True)
+    also_spread = ["spread"] if getattr(metafunc.module, "ALSO_SPREAD", False) else []
+    metafunc.parametrize("database_url", ["sqlite", "postgresql", *also_spread], indirect=True)
 
 
 # Making the application takes longer than most tests: one that is described alike is used again, its

@@ -116,6 +116,7 @@ def test_every_command_stands_in_readme():
         assert f"flask {name}" in README, name
 
 
+@pytest.mark.site
 def test_the_top_level_holds_nothing_but_the_agreed_names():
     listing = subprocess.run(
         ["git", "ls-files"], cwd=services.ROOT, capture_output=True, text=True, check=False

@@ -220,6 +220,7 @@ def test_a_flask_view_is_called_for_who_is_signed_in_only(answering):
     assert (down.status_code, down.headers["Retry-After"]) == (503, "5")
 
 
+@pytest.mark.site
 def test_the_file_runs_where_nothing_is_installed(tmp_path):
     """One file, the standard library: copied, without the package and its libraries."""
     shutil.copyfile(product.__file__, tmp_path / "accounts_client.py")

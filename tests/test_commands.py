@@ -127,6 +127,7 @@ def test_standard_output_holds_the_answer_and_nothing_else(cli, ada, arguments):
     json.loads(result.stdout)  # one document
 
 
+@pytest.mark.site
 @on_one_database
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_a_command_can_be_piped_into_jq(ada, environ, log_format):
@@ -303,6 +304,7 @@ def test_bad_arguments_exit_with_2_and_delete_nothing(cli, ada, arguments):
     assert count(UserSession) == 1
 
 
+@pytest.mark.site
 def test_an_unreachable_database_exits_with_1(tmp_path):
     """FA-07, LG-01: and its password is not shown."""
     url = f"postgresql://user:hunter2@127.0.0.1:{services.free_port()}/nothing"
@@ -345,6 +347,7 @@ def run_at_a_terminal(arguments: list[str], environ: dict) -> tuple[int, str, st
         return process.returncode, process.stdout.read(), drawn.decode()
 
 
+@pytest.mark.site
 @on_one_database
 def test_a_terminal_gets_a_progress_bar(ada, environ):
     """CONTRACT §5: on standard error, so that what is piped on stays clean."""
@@ -357,6 +360,7 @@ def test_a_terminal_gets_a_progress_bar(ada, environ):
     assert output == "Deleted 30 sessions.\n"
 
 
+@pytest.mark.site
 @on_one_database
 def test_a_scheduler_gets_no_progress_bar(ada, environ):
     """CONTRACT §5."""
@@ -368,6 +372,7 @@ def test_a_scheduler_gets_no_progress_bar(ada, environ):
     assert len(ended.stderr.splitlines()) == 1  # the event
 
 
+@pytest.mark.site
 def test_a_cleanup_that_is_told_to_stop_leaves_whole_batches(ada, environ):
     """FA-07: SIGTERM in the middle loses nothing that lives, and the next run does the rest."""
     factories.session_rows(ada, 1000, age=OLD)
@@ -577,6 +582,7 @@ def test_without_a_server_the_test_mail_went_nowhere(cli):
     assert (result.exit_code, result.stdout) == (0, said)
 
 
+@pytest.mark.site
 @on_one_database
 @pytest.mark.parametrize("command", [["worker"], ["send-mail", "--loop"]], ids=" ".join)
 def test_the_worker_delivers_until_it_is_told_to_stop(with_mail, environ, command):
@@ -714,6 +720,7 @@ def test_a_password_on_standard_input_is_taken_to_the_letter(cli, ada):
     assert accounts.authenticate(ada.email, "  spaces at both ends  ")
 
 
+@pytest.mark.site
 @on_one_database
 @pytest.mark.parametrize(
     ("locale", "typed"),
@@ -752,6 +759,7 @@ def at_terminal(*arguments: str, environ: dict, typed: list[str]) -> tuple[int, 
     return status, shown.decode()
 
 
+@pytest.mark.site
 @on_one_database
 def test_a_terminal_is_asked_twice_and_shows_nothing(ada, environ):
     """CONTRACT §5: prompted, hidden, confirmed; and asked again where the password is too weak."""

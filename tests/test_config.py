@@ -782,6 +782,7 @@ def run(program: list[str], **environ: str) -> subprocess.CompletedProcess:
 GUNICORN = ["-m", "gunicorn", "--config", "authsite/server/gunicorn_conf.py", "wsgi:app"]
 
 
+@pytest.mark.site
 @pytest.mark.parametrize(
     "program",
     [
@@ -812,6 +813,7 @@ def test_a_refusal_is_the_list_alone(program):
     ]
 
 
+@pytest.mark.site
 def test_the_debugger_keeps_production_from_starting():
     """DP-03: `flask --debug` would bring it up, so it does not start at all."""
     ended = run(["-m", "flask", "--debug", "run", "--port", "1"], **PRODUCTION)
@@ -820,6 +822,7 @@ def test_the_debugger_keeps_production_from_starting():
     assert ended.stderr == "Refusing to start:\n  - FLASK_DEBUG is for development only\n"
 
 
+@pytest.mark.site
 def test_good_settings_are_called_good_without_asking_anybody():
     """None of the hosts in them exists."""
     ended = run(["-m", "flask", "check-config"], **PRODUCTION)

@@ -288,6 +288,7 @@ def test_a_failure_in_text_has_its_places_and_not_its_words(write_text):
     assert "three random words" not in said
 
 
+@pytest.mark.site
 def test_a_library_that_warns_is_a_line_of_the_same_form_without_the_words_of_its_exception():
     """LG-01, LG-02: Python's own way out would be a traceback, with what was typed in."""
     ran = run(
@@ -311,6 +312,7 @@ def run(program: str, **more) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=services.ROOT, capture_output=True, text=True, **more)
 
 
+@pytest.mark.site
 def test_configuring_again_writes_each_event_once():
     ran = run("events.configure('json')\nevents.record('login')")
 
@@ -319,6 +321,7 @@ def test_configuring_again_writes_each_event_once():
     assert ran.stdout == ""
 
 
+@pytest.mark.site
 def test_a_closed_standard_error_breaks_nothing():
     """LG-04: a log that cannot be written must not fail a request."""
     ran = run(
@@ -329,6 +332,7 @@ def test_a_closed_standard_error_breaks_nothing():
     assert (ran.returncode, ran.stdout) == (0, "went on")
 
 
+@pytest.mark.site
 def test_a_full_disk_breaks_nothing():
     """LG-04."""
     with open("/dev/full", "w") as full:

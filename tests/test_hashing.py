@@ -26,6 +26,7 @@ def real_hasher(monkeypatch: pytest.MonkeyPatch) -> PasswordHasher:
     return hasher
 
 
+@pytest.mark.site
 def test_production_hashes_meet_the_owasp_minimum():
     """PW-09: argon2id, at least 19 MiB, two passes, one lane."""
     # Asked of a fresh interpreter, where no test has made hashing cheap.
@@ -167,6 +168,7 @@ def test_a_hash_leaves_the_processor_to_cheap_requests():
     assert niceness() == before
 
 
+@pytest.mark.site
 def test_after_a_fork_the_child_hashes_with_threads_of_its_own():
     program = """if True:
         import os, signal

@@ -148,6 +148,7 @@ OLD_USER = text(
 )
 
 
+@pytest.mark.site
 def test_two_upgrades_at_once_are_safe(blank_url):
     """DP-10: two release phases, or two first starts, on one empty database."""
     # The variables of this run, so that coverage and the like go on working in the children.
@@ -243,6 +244,7 @@ def test_each_file_has_its_migrations_name_and_they_follow_one_another():
     assert scripts == sorted(scripts, key=lambda each: each.revision, reverse=True)
 
 
+@pytest.mark.site
 def test_who_serves_requests_holds_neither_alembic_nor_the_list_of_passwords(tmp_path):
     """Each process would: together 20 MB, and half a second of its start."""
     code = "import sys, wsgi; print(*{'alembic', 'zxcvbn', 'phonenumbers'} & set(sys.modules))"

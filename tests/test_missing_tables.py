@@ -210,6 +210,7 @@ def test_every_command_says_what_to_run(held):
         assert result.stderr.splitlines()[-1] == f"Error: {MISSING}", name
 
 
+@pytest.mark.site
 def test_a_worker_says_it_once_and_goes_on_when_they_are_there(tmp_path):
     """Not at each of its turns."""
     url = f"sqlite:///{tmp_path / 'blank.db'}"

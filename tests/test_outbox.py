@@ -574,6 +574,7 @@ def environ(slowly, database_url):
     return os.environ | mail | {"DATABASE_URL": database_url, "SECRET_KEY": services.SECRET_KEY}
 
 
+@pytest.mark.site
 @on_one_database
 def test_a_command_waits_for_the_mail_that_it_has_caused(slowly, environ):
     """Else it would take the lease of two minutes with it that its drainer has on the mail."""

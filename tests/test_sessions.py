@@ -516,6 +516,7 @@ def test_a_token_of_another_user_opens_nothing(ada, grace):
     assert is_live(held)
 
 
+@pytest.mark.site
 def test_another_process_ends_it_here_too(ada, database_url, time_machine):
     """SE-02: nothing of a session is kept in a process."""
     time_machine.move_to(

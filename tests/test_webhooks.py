@@ -183,6 +183,7 @@ def node(tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
     return run_node
 
 
+@pytest.mark.site
 @on_one_database
 def test_a_receiver_in_node_can_tell_who_tells(site, receiver, node):
     """npm's standardwebhooks takes it by each of two secrets, and neither another's nor a changed body."""

@@ -19,6 +19,8 @@ from tests import services
 from tests.api.conftest import EMAIL, V1
 from tests.factories import NEW_PASSWORD, PASSWORD, account, turn_on
 
+pytestmark = pytest.mark.site
+
 
 @pytest.fixture
 def session(monkeypatch):

@@ -254,6 +254,7 @@ def test_a_chunked_body_within_the_size_is_read(client, user):
     assert answer.status_code == 200
 
 
+@pytest.mark.site
 def test_the_real_server_holds_a_chunked_body_to_the_same_size(site):
     """AP-06, DP-09: the whole answer arrives although the body was not read to its end."""
     for size, status in ((60 * KIB, 400), (70 * KIB, 413), (1024 * KIB, 413)):
@@ -269,6 +270,7 @@ def test_the_real_server_holds_a_chunked_body_to_the_same_size(site):
         assert answer.json()["status"] == status
 
 
+@pytest.mark.site
 @pytest.mark.parametrize("path", [f"{V1}/auth/login", f"{V1}/auth/login/oauth", "/login"])
 @pytest.mark.parametrize("chunks", [b"zz\r\n{}\r\n", b"2\r\n{}XX0\r\n\r\n", b"5\r\n{}", b"-1\r\n"])
 def test_wrong_chunks_are_the_clients_fault(site, path, chunks):

@@ -37,6 +37,8 @@ from tests.browser.conftest import (
 from tests.browser.test_passkeys import Authenticator, add
 from tests.factories import PASSWORD
 
+pytestmark = pytest.mark.browser
+
 FEATURES = "DeviceBoundSessions,EnableBoundSessionCredentialsSoftwareKeysForManualTesting"
 COOKIE = "__Host-authsite-bound"
 REFRESH = "/session/refresh-binding"
