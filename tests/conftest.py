@@ -4,7 +4,9 @@ Replaced are two things only: the clock (time-machine, where a test moves it) an
 hash. A test that asks for `app` runs twice, on SQLite and on PostgreSQL.
 """
 
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -24,6 +26,12 @@ from authsite.extensions import limiter
 from tests import ownership, quick_half, services
 
 MakeApp = Callable[..., Flask]
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One for each core; half as many again for what waits half of its time, for processes and clocks."""
+    cores = len(os.sched_getaffinity(0))
+    return cores if "not site" in config.option.markexpr else cores + (cores + 1) // 2
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -78,10 +86,16 @@ def valkey_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("template") / "authsite.db"
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    # In memory, where there is room: each commit waits for a disk, and no row here has to outlive the run.
+    memory = Path("/dev/shm")
+    has_room = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**28
+    folder = Path(tempfile.mkdtemp(prefix="authsite-tests-", dir=memory)) if has_room else None
+    path = (folder or tmp_path_factory.mktemp("template")) / "authsite.db"
     _migrate(f"sqlite:///{path}")
-    return path
+    yield path
+    if folder:
+        shutil.rmtree(folder)
 
 
 def _migrate(url: str) -> None:
@@ -160,45 +174,54 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 _made: dict[tuple[Any, ...], tuple[Flask, dict[str, Any], dict[str, Any]]] = {}
 
 
+def application(environ: dict[str, str]) -> Flask:
+    """Return the application that these variables describe, as if new; its mail waits in the outbox."""
+    key = tuple(sorted(environ.items()))
+    if key not in _made:
+        app = create_app(environ)
+        app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
+        _made[key] = app, dict(app.config), dict(vars(limiter))
+    app, settings, limiter_state = _made[key]
+    app.config.clear()
+    app.config.update(settings)
+    vars(limiter).update(limiter_state)
+    limiter.reset()
+    return app
+
+
 @pytest.fixture
 def make_app(database_url: str) -> Iterator[MakeApp]:
     """Make the application from environment variables, as a deployment does; mail waits in the outbox.
 
     A test that adds routes asks for an application of its own.
     """
+    usual = {
+        "DATABASE_URL": database_url,
+        "SECRET_KEY": services.SECRET_KEY,
+        "EMAIL_VERIFICATION": "off",  # no mail but those that a test is about
+    }
     used = []
 
     def make(*, is_of_its_own: bool = False, **environ: str) -> Flask:
-        key = (database_url, *sorted(environ.items()))
-        if is_of_its_own or key not in _made:
-            app = create_app(
-                {
-                    "DATABASE_URL": database_url,
-                    "SECRET_KEY": services.SECRET_KEY,
-                    "EMAIL_VERIFICATION": "off",  # no mail but those that a test is about
-                    **environ,
-                }
-            )
+        if is_of_its_own:
+            app = create_app(usual | environ)
             app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
-            if is_of_its_own:
-                used.append(app)
-                return app
-            _made[key] = app, dict(app.config), dict(vars(limiter))
-        app, settings, limiter_state = _made[key]
-        app.config.clear()
-        app.config.update(settings)
-        vars(limiter).update(limiter_state)
-        limiter.reset()
+        else:
+            app = application(usual | environ)
         used.append(app)
         return app
 
     yield make
-    shared = _made.get((database_url,), (None,))[0]
+    shared = _made.get(tuple(sorted(usual.items())), (None,))[0]
     for app in used:
         # The connections of the application that most tests use are kept; SQLite's file is replaced.
         if app is not shared or database_url.startswith("sqlite"):
-            with app.app_context():
-                database.engine().dispose()
+            dispose(app)
+
+
+def dispose(app: Flask) -> None:
+    with app.app_context():
+        database.engine().dispose()
 
 
 @pytest.fixture

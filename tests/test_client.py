@@ -150,7 +150,7 @@ class Answering(BaseHTTPRequestHandler):
 def answering():
     kind = type("Answering", (Answering,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), kind)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     kind.url = f"http://127.0.0.1:{server.server_address[1]}"
     yield kind
     server.shutdown()

@@ -281,6 +281,7 @@ def test_a_reset_is_answered_at_once_whatever_the_mail_server_does(sqlite_url, f
                 assert time.monotonic() - start < 1
             assert [answer.status_code for answer in answers] == [200, 200]
             assert answers[0].content == answers[1].content
+            stalling.listener.close()  # it hangs up, so that the site need not wait for it when it stops
         with sqlite3.connect(sqlite_url.removeprefix("sqlite:///")) as connection:
             waiting = connection.execute("SELECT name FROM outgoing_mails").fetchall()
         connection.close()
