@@ -27,6 +27,7 @@ EXCEPTIONS = {
     "authsite.email_changes.count_dead": "cleans up",
     "authsite.email_changes.delete_dead": "cleans up",
     "authsite.mail.outbox._asked_within_a_day": "counts who claims an address",
+    "authsite.mail.outbox._find_holder": "finds the user of an address",
     "authsite.mail.outbox._is_anothers": "tells whether a claimed address has an account",
     "authsite.mail.outbox.depth": "counts, for the operator",
     "authsite.mail.outbox.next_due_at": "tells the operator when the first is due",

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from authsite import sessions
+from authsite import email_changes, registrations, sessions
 from authsite.mail import emails, outbox, quotas
 from tests import factories
 
@@ -114,6 +114,46 @@ def test_ten_mails_of_all_kinds_a_day_go_to_an_address_that_nobody_has_proven(
     )
     outbox.deliver()
     assert mailbox.recipients[-1] == ["victim@example.com"]
+
+
+def test_ten_it_is_however_many_ways_there_are_to_write_there(victim, mailbox, time_machine):
+    """AP-22: what the account causes, and who types the address; each way had ten of its own."""
+    reuse(victim, 4)
+    for hour in range(4):
+        eve = factories.account(f"eve{hour}@example.com")
+        held = factories.grant(eve)
+        session = sessions.resume_api(held.session_id, eve.id)
+        for _ in range(2):
+            assert email_changes.request(session, victim.email, ip_address=None)
+            outbox.deliver()
+        claim(victim.email)
+        time_machine.shift(timedelta(hours=1, seconds=1))
+    assert to(mailbox, victim) == quotas.MOST_TO_UNPROVEN
+    reuse(victim, 1)
+    assert to(mailbox, victim) == quotas.MOST_TO_UNPROVEN
+    time_machine.shift(timedelta(days=1))
+    reuse(victim, 1)
+    assert to(mailbox, victim) == quotas.MOST_TO_UNPROVEN + 1
+    assert outbox.depth() == 0
+
+
+def reuse(account, times: int) -> None:
+    for _ in range(times):
+        mail = emails.token_reuse(
+            account.id, "curl", account.created_at, session_id=uuid.UUID(int=7)
+        )
+        outbox.queue(mail)
+    outbox.deliver()
+
+
+def claim(email: str) -> None:
+    by = {"device_name": "curl", "ip_address": None}
+    registrations.claim(email=email, password="of nobody here", first_name="Eve", **by)
+    outbox.deliver()
+
+
+def to(mailbox, account) -> int:
+    return sum(each == [account.email] for each in mailbox.recipients)
 
 
 def test_a_mail_that_is_tried_again_counts_once(victim, mailbox, app, time_machine):

@@ -140,7 +140,8 @@ def _name_within_quota(row: database.Row, to: database.Row) -> str | None:
     """
     name: str = row.name
     if name in _TO_STRANGERS:
-        if _asked_within_a_day(row, to) > quotas.MOST_TO_UNPROVEN:
+        had = quotas.sent(_find_holder(to.email), "any")
+        if had + _asked_within_a_day(to.email, until=to.created_at) > quotas.MOST_TO_UNPROVEN:
             return None
         # Who has an account already is told so; whether there is one is decided now, not when it was asked.
         return "already_registered" if _is_anothers(to.email, row.user_id) else name
@@ -154,9 +155,11 @@ def _name_within_quota(row: database.Row, to: database.Row) -> str | None:
         if so_many > quotas.MOST_NEW_DEVICES:
             name = "new_devices"
             database.run(_RENAME, _key(row) | {"new_name": name})
-    is_proven = to.email_verified_at is not None
-    if not is_proven and quotas.count(row.user_id, "any") > quotas.MOST_TO_UNPROVEN:
-        return None
+    if to.email_verified_at is None:
+        # Counted before it is looked who else writes there: of two at once one at least sees the other.
+        so_many = quotas.count(row.user_id, "any")
+        if so_many + _asked_within_a_day(to.email, until=clock.now()) > quotas.MOST_TO_UNPROVEN:
+            return None
     return name
 
 
@@ -179,11 +182,17 @@ def _recipient(row: database.Row) -> database.Row | None:
     return database.row(_RECIPIENT, key)
 
 
-def _asked_within_a_day(row: database.Row, to: database.Row) -> int:
-    """Return how often somebody had typed the reader's address for this kind of mail, this time included."""
-    key = {"address": to.email, "until": to.created_at, "since": clock.now() - quotas.WINDOW}
-    found = database.row(_CLAIMS if row.name == "registration" else _CHANGES_TO, key)
-    return found[0] if found else 0
+def _asked_within_a_day(email: str, *, until: datetime) -> int:
+    """Return how often somebody had typed an address, until then, to register or to move there."""
+    key = {"address": email, "until": until, "since": clock.now() - quotas.WINDOW}
+    return sum(row[0] for each in (_CLAIMS, _CHANGES_TO) for row in database.rows(each, key))
+
+
+def _find_holder(email: str) -> uuid.UUID | None:
+    """Return whose address it is, None for nobody's."""
+    key = {"address": email, "owner_id": None, "now": clock.now()}
+    found = database.row(_LISTED, key)
+    return None if found is None else found.user_id
 
 
 def _is_anothers(email: str, user_id: uuid.UUID | None) -> bool:
@@ -287,7 +296,7 @@ def _within_a_day(address: Any, created_at: Any) -> Select[int]:
 
 _CLAIMS = _within_a_day(Registration.email, Registration.created_at)
 _CHANGES_TO = _within_a_day(EmailChange.new_email, EmailChange.created_at)
-_LISTED = select(UserEmail.email).where(
+_LISTED = select(UserEmail.user_id).where(
     UserEmail.email == _ADDRESS,
     UserEmail.user_id.is_distinct_from(_OWNER_ID),
     or_(UserEmail.kept_until.is_(None), UserEmail.kept_until > _NOW),
