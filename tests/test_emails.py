@@ -62,6 +62,18 @@ def _reset(after=None):
     )
 
 
+def _signed_out(*, has_kept_own):
+    return emails.signed_out(
+        USER,
+        count=2,
+        has_kept_own=has_kept_own,
+        session_id=uuid.UUID(int=7),
+        device_name="Chrome on Windows",
+        ip_address="203.0.113.7",
+        ended_at=NOON,
+    )
+
+
 MAILS = {
     "password_reset": _reset,
     "reset after one device was reported": lambda: _reset("one"),
@@ -125,15 +137,8 @@ MAILS = {
         device_name="Firefox on Linux",
         ip_address="203.0.113.7",
     ),
-    "signed_out": lambda: emails.signed_out(
-        USER,
-        count=2,
-        has_kept_own=True,
-        session_id=uuid.UUID(int=7),
-        device_name="Chrome on Windows",
-        ip_address="203.0.113.7",
-        ended_at=NOON,
-    ),
+    "signed_out": lambda: _signed_out(has_kept_own=True),
+    "signed_out with itself": lambda: _signed_out(has_kept_own=False),
 }
 # What reports an act of a session, and can be answered "this wasn't me".
 OF_A_SESSION = {
@@ -141,6 +146,7 @@ OF_A_SESSION = {
     "new_device",
     "new_devices",
     "signed_out",
+    "signed_out with itself",
     "second step on",
     "app added",
     "app replaced",
@@ -191,6 +197,7 @@ SUBJECTS = {
     "new_device": "New sign-in to Acme Notes: Chrome on Windows",
     "new_devices": "More new sign-ins to Acme Notes",
     "verify_email": "Confirm your email address for Acme Notes",
+    "signed_out with itself": "Devices of your Acme Notes account were signed out",
     "signed_out": "Devices of your Acme Notes account were signed out",
     "registration": "Finish creating your Acme Notes account",
     "already_registered": "You already have an account at Acme Notes",
@@ -309,7 +316,11 @@ CORE = {
     "app removed": ["ada@example.com, was removed. Its codes no longer work."],
     "app changed, by the release before": ["The authenticator app", "was changed"],
     "codes gone": ["The recovery codes", "no longer work."],
-    "codes changed": ["New recovery codes were made", "The old ones no longer work"],
+    "codes changed": [
+        "New recovery codes were made",
+        "The old ones no longer work",
+        "sign in and make new codes",
+    ],
     "recovery_code_used": ["A recovery code was used", "1 is left"],
     "key_not_proven": [
         "Sign-in of: Chrome on Windows",
@@ -372,6 +383,7 @@ CORE = {
         "Not your account? Reset its password",
         f"{BASE}/forgot-password",
     ],
+    "signed_out with itself": ["This device was signed out too.", "Say here that it was not you."],
     "signed_out": [
         "2 other devices were signed out of your Acme Notes account",
         "Chrome on Windows",

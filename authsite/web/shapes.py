@@ -260,7 +260,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "authenticated_at": or_null(TIME)
             | {
                 "description": "When its user last proved who they are, in UTC. Null for sessions of this"
-                " API, whose access token says it, and where a browser that is trusted was not asked."
+                " API, whose access token says it as auth_time, and where a browser that is trusted was"
+                " not asked."
             },
         },
         examples=[SESSION],
