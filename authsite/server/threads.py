@@ -13,8 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
-# Seconds after which a task is taken to be waiting, not working: a request takes some ten milliseconds.
-PATIENCE = 0.1
+# Seconds after which a task is taken to be waiting, not working: a request works for a few milliseconds.
+PATIENCE = 0.02
 
 _local = threading.local()
 
