@@ -150,7 +150,7 @@ def test_the_password_of_somebody_else_confirms_nothing(client, held):
     problem(step_up(client, held, NEW_PASSWORD), 403, "invalid_credentials")
 
 
-@pytest.mark.parametrize("sent", [{}, {"credential": "{}"}])
+@pytest.mark.parametrize("sent", [{}, {"credential": {"type": "public-key"}}])
 def test_nothing_typed_is_told_at_the_field(client, held, sent):
     """FACTORS section 5: while two-step sign-in is off, only the password confirms a bearer."""
     answer = client.post(f"{V1}/auth/step-up", headers=bearer(held), json=sent)
