@@ -40,15 +40,7 @@ def logout() -> dict[str, Any]:
 @limits.logout_all
 def logout_all() -> dict[str, Any]:
     """End every session of the user, the caller's included."""
-    caller = authentication.current_session()
-    ended = sessions.end_everywhere(
-        caller.account.id,
-        caller.id,
-        reason="logged_out",
-        device_name=caller.device_name,
-        ip_address=authentication.remote_address(),
-        keeps_own=False,
-    )
+    ended = authentication.end_everywhere(reason="logged_out", keeps_own=False)
     return answers.message(
         f"Successfully logged out from all devices ({ended} sessions terminated)"
     )
@@ -98,15 +90,7 @@ def revoke_session(session_id: str) -> dict[str, Any]:
 @limits.revoke_others
 def revoke_other_sessions() -> dict[str, Any]:
     """End all of the user's sessions but the caller's."""
-    caller = authentication.current_session()
-    ended = sessions.end_everywhere(
-        caller.account.id,
-        caller.id,
-        reason="revoked",
-        device_name=caller.device_name,
-        ip_address=authentication.remote_address(),
-        keeps_own=True,
-    )
+    ended = authentication.end_everywhere(reason="revoked", keeps_own=True)
     return answers.message(f"Signed out of {ended} other devices")
 
 

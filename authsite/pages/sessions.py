@@ -126,15 +126,7 @@ def show_revoke_others() -> ResponseReturnValue:
 @limits.revoke_others
 def revoke_others() -> Response:
     """Sign all other devices out."""
-    caller = authentication.current_session()
-    count = sessions.end_everywhere(
-        caller.account.id,
-        caller.id,
-        reason="revoked",
-        device_name=caller.device_name,
-        ip_address=authentication.remote_address(),
-        keeps_own=True,
-    )
+    count = authentication.end_everywhere(reason="revoked", keeps_own=True)
     if count == 0:
         return answers.done(ONLY_ONE)
     word = answers.others_signed_out(count)

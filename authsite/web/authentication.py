@@ -411,6 +411,19 @@ def confirmed(grant: sessions.Grant) -> None:
     g.session = (unproven or current_session())._replace(authenticated_at=grant.authenticated_at)
 
 
+def end_everywhere(*, reason: str, keeps_own: bool) -> int:
+    """End all sessions of the user behind this request, as from its device; return how many ended."""
+    caller = current_session()
+    return sessions.end_everywhere(
+        caller.account.id,
+        caller.id,
+        reason=reason,
+        device_name=caller.device_name,
+        ip_address=remote_address(),
+        keeps_own=keeps_own,
+    )
+
+
 def forget() -> None:
     """Empty the cookie, its CSRF token included."""
     session.clear()
