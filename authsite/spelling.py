@@ -7,6 +7,7 @@ more than one spelling. Two things that only look alike are never made one.
 
 import re
 import unicodedata
+import uuid
 
 import idna
 
@@ -110,6 +111,15 @@ def readable_phone_number(stored: str) -> str:
     except phonenumbers.NumberParseException:
         return stored
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.INTERNATIONAL)
+
+
+def canonical_id(text: str) -> uuid.UUID | None:
+    """Return the id that a text spells with hyphens, in letters of either case; None for any other text."""
+    try:
+        parsed = uuid.UUID(text)
+    except ValueError:
+        return None
+    return parsed if str(parsed) == text.lower() else None
 
 
 def _is_blank(each: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from .. import database, passkeys
+from .. import database, passkeys, spelling
 from ..errors import PasskeyNotFound
 from ..web import authentication, limits
 from ..web.forms import CredentialForm, NewPasskeyForm, PasskeyNameForm
@@ -100,10 +100,7 @@ def _shown(passkey: database.Row) -> dict[str, Any]:
 
 def _parse_id(text: str) -> uuid.UUID:
     """Return the id in its one canonical spelling; anything else is no passkey's."""
-    try:
-        parsed = uuid.UUID(text)
-    except ValueError:
-        raise PasskeyNotFound from None
-    if str(parsed) != text.lower():
+    parsed = spelling.canonical_id(text)
+    if parsed is None:
         raise PasskeyNotFound
     return parsed

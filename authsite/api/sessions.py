@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint
 
-from .. import sessions
+from .. import sessions, spelling
 from ..crypto import tokens
 from ..database import Row
 from ..errors import Forbidden, InvalidInput, SessionNotFound, TokenInvalid
@@ -120,10 +120,7 @@ def _session_named_by(refresh_token: str | None, user_id: uuid.UUID) -> uuid.UUI
 
 def _parse_id(text: str) -> uuid.UUID:
     """Return the id in its one canonical spelling; anything else is no session's."""
-    try:
-        parsed = uuid.UUID(text)
-    except ValueError:
-        raise SessionNotFound from None
-    if str(parsed) != text.lower():
+    parsed = spelling.canonical_id(text)
+    if parsed is None:
         raise SessionNotFound
     return parsed
