@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import logging
 import os
 import re
+import selectors
 import signal
 import socket
 import subprocess
@@ -16,8 +18,11 @@ from pathlib import Path
 
 import pytest
 import requests
+from gunicorn.config import Config
+from gunicorn.workers.gthread import TConn
 
 from authsite import create_app
+from authsite.server import worker as server
 from authsite.server.threads import ElasticThreads
 from authsite.server.worker import MAX_BODY, MAX_CORKED, ClientSocket, Intake
 from tests import services
@@ -127,6 +132,46 @@ def test_many_who_send_much_cost_one_who_sends_little_nothing(wire_site):
                 connection.sendall(large)
         small.sendall(whole[-10:])
         assert b" 400 " in small.recv(100)
+
+
+@pytest.fixture
+def bare_worker() -> Iterator[server.Worker]:
+    """A worker without its loop and its application."""
+    worker = server.Worker(0, os.getpid(), [], None, 0, Config(), logging.getLogger())
+    worker.poller = selectors.DefaultSelector()
+    worker.tpool = ElasticThreads(1, 1)
+    yield worker
+    worker.tpool.shutdown()
+    for key in worker.poller.get_map().values():
+        key.fileobj.close()
+    worker.poller.close()
+    worker.tmp.close()
+
+
+def begin(worker: server.Worker, sent: bytes) -> tuple[socket.socket, TConn]:
+    """Connect a client that has sent this, and return both ends."""
+    client, accepted = socket.socketpair()
+    client.settimeout(10)
+    client.sendall(sent)
+    conn = TConn(worker.cfg, ClientSocket(accepted), ("127.0.0.1", 1), ("127.0.0.1", 2))
+    worker.nr_conns += 1
+    worker._begin(conn)
+    return client, conn
+
+
+def test_one_given_up_for_anothers_sake_may_have_sent_more_at_that_moment(bare_worker, monkeypatch):
+    """FA-12: the worker looked for what it had just closed and ended, with all that others had asked."""
+    monkeypatch.setattr(server, "MAX_HELD", 600)
+    (small, _), (large, lost) = begin(bare_worker, GET), begin(bare_worker, GET + b"X" * 400)
+    with small, large:
+        small.sendall(b"Y" * 200)  # known to be there first, and too much together
+        large.sendall(b"Y")
+        bare_worker.wait_for_and_dispatch_events(0)
+
+        assert lost.sock.fileno() < 0
+        assert (bare_worker.nr_conns, bare_worker._held) == (1, len(GET) + 200)
+        # Until its time would have been over it stands in a queue; no other of its kind may pile up there.
+        assert [len(intake.data) for _, conn, intake in bare_worker._heads if conn is lost] == [0]
 
 
 def test_a_request_in_pieces_is_answered_like_one_in_one_piece(wire_site):

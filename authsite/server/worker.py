@@ -261,6 +261,9 @@ class Worker(ThreadWorker):
     def _keep(self, conn: TConn) -> None:
         """Wait for the next request; from any thread."""
         conn.set_timeout()
+        conn.parser.mesg = (
+            None  # the last request: over a megabyte of fields, for as long as nothing comes
+        )
         # First the queue: who is told of the next request looks for its connection there.
         self.keepalived_conns.append(conn)
         if not self.alive:
@@ -299,8 +302,7 @@ class Worker(ThreadWorker):
             while waiting and waiting[0][0] <= now:
                 _, conn, intake = waiting.popleft()
                 if conn.intake is intake and intake.has_head == (waiting is self._bodies):
-                    self._forget(conn)
-                    self._close(conn)
+                    self._give_up(conn)
         while self._sending and self._sending[0][0] <= now:
             _, conn, unsent = self._sending.popleft()
             if unsent and conn.sock.fileno() >= 0:
@@ -371,12 +373,13 @@ class Worker(ThreadWorker):
     def _hold_no_more_than_allowed(self) -> None:
         """Close whoever takes most: of many who send much, and one who does not, that one is answered."""
         while self._held > MAX_HELD:
-            largest = max(self._unfinished, key=lambda conn: len(conn.intake.data))
-            self._forget(largest)
-            self._close(largest)
+            self._give_up(max(self._unfinished, key=lambda conn: len(conn.intake.data)))
 
     def _on_more(self, conn: TConn, _client: socket.socket) -> None:
-        intake, had_head = conn.intake, conn.intake.has_head
+        intake = conn.intake
+        if intake is None:  # given up for another's sake, when this was already known to be there
+            return
+        had_head = intake.has_head
         try:
             more = conn.sock.take()
         except (BlockingIOError, InterruptedError):
@@ -391,8 +394,7 @@ class Worker(ThreadWorker):
             self._forget(conn)
             self._hand_over(conn, intake)
         elif not more:
-            self._forget(conn)
-            self._close(conn)
+            self._give_up(conn)
         elif intake.has_head and not had_head:
             self._bodies.append((time.monotonic() + BODY_SECONDS, conn, intake))
             self._ask_for_body(conn, intake)
@@ -409,7 +411,15 @@ class Worker(ThreadWorker):
         conn.intake, conn.data_ready, conn.is_overlong = None, True, intake.is_overlong
         conn.init()
         conn.parser.unreader.unread(bytes(intake.data))
+        intake.data.clear()
         self.enqueue_req(conn)
+
+    def _give_up(self, conn: TConn) -> None:
+        """Close a connection whose request is not whole; its deadline, still queued, holds nothing of it."""
+        data = conn.intake.data
+        self._forget(conn)
+        self._close(conn)
+        data.clear()
 
     def _forget(self, conn: TConn) -> None:
         """Stop waiting for the rest of a request."""
