@@ -174,6 +174,17 @@ def test_one_given_up_for_anothers_sake_may_have_sent_more_at_that_moment(bare_w
         assert [len(intake.data) for _, conn, intake in bare_worker._heads if conn is lost] == [0]
 
 
+def test_a_connection_that_waits_holds_nothing_of_its_last_request(bare_worker, monkeypatch):
+    """FA-12: 300 of them that had sent a long head each took 600 MB, for as long as they were kept."""
+    monkeypatch.setattr(bare_worker, "handle", lambda conn: bool(next(conn.parser)))
+    client, conn = begin(bare_worker, GET + b"X-A: b\r\n\r\n")
+    with client:
+        services.wait_until(bare_worker.poller.get_map, what="the wait for the next")
+        assert list(bare_worker.keepalived_conns) == [conn]
+        assert conn.parser.mesg is None
+        assert not conn.parser.unreader.buf.getvalue()
+
+
 def test_a_request_in_pieces_is_answered_like_one_in_one_piece(wire_site):
     body = b"email=a%40example.com"
     whole = POST + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
