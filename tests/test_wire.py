@@ -605,7 +605,14 @@ BODIES = [
     ("text/plain", b"\xff"),
 ]
 ENVIRONS = {
-    "development": ({}, "http"),
+    "development, all entrances open": (
+        {
+            "FORWARD_AUTH_ORIGINS": "http://wiki.example.com",
+            "TRUSTED_PROXY_HOPS": "1",
+            "DEVICE_BOUND_SESSIONS": "1",
+        },
+        "http",
+    ),
     "production over http": ({"APP_ENV": "production"}, "http"),
     "production over https": ({"APP_ENV": "production"}, "https"),
 }
@@ -615,15 +622,16 @@ ENVIRONS = {
 def test_no_path_method_or_body_is_a_fault_of_ours(which, sqlite_url):
     """AP-23: every route, those of tomorrow included."""
     environ, scheme = ENVIRONS[which]
+    is_production = "APP_ENV" in environ
     app = create_app(
         {
-            "DATABASE_URL": "postgresql://127.0.0.1:9/none" if environ else sqlite_url,
+            "DATABASE_URL": "postgresql://127.0.0.1:9/none" if is_production else sqlite_url,
             "SECRET_KEY": services.SECRET_KEY,
-            "RATELIMIT_ENABLED": "1" if environ else "0",
+            "RATELIMIT_ENABLED": "1" if is_production else "0",
             **environ,
             **(
                 {"PUBLIC_BASE_URL": "https://localhost", "MAIL_SERVER": "localhost"}
-                if environ
+                if is_production
                 else {}
             ),
         }
@@ -648,7 +656,33 @@ def test_no_path_method_or_body_is_a_fault_of_ours(which, sqlite_url):
     assert asked > 1000
 
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+METHODS = (
+    *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"),
+    *("CONNECT", "PROPFIND", "QUERY", "FOO"),
+)
+# A method is a token (RFC 9110 §5.6.2) in capitals, of 3 to 20 characters: so gunicorn reads them.
+NO_METHODS = ("get", "1", "$", "<b>", "G\xe9T", "GE\x7fT", "M" * 21, "M" * 2000)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/auth/me", "/login", "/forward-auth"])
+def test_no_method_is_answered_by_html_in_the_api_or_repeats_what_was_sent(wire_site, path):
+    """AP-04, AP-23: by the server itself, which reads some that it then refuses."""
+    for method in (*METHODS, *NO_METHODS):
+        with connect(wire_site) as connection:
+            asked = f"{method} {path}?secret HTTP/1.1\r\nHost: {services.HOST}\r\n"
+            asked += "Connection: close\r\nContent-Length: 0\r\n\r\n"
+            connection.sendall(asked.encode("latin-1"))
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        status = int(head.split(b" ")[1])
+        assert status < 500, method
+        assert b"secret" not in answer, method
+        assert b"X-Content-Type-Options: nosniff" in head, method
+        if method in NO_METHODS:
+            assert status == 400, method
+            assert json.loads(body)["errors"][0]["code"] == "malformed_request"
+        if path.startswith("/api") or method in NO_METHODS:
+            assert b"<" not in body, method
 
 
 def ask(client, scheme, path, method, **how):

@@ -11,13 +11,16 @@ a reload renews it.
 """
 
 import contextlib
+import json
 import selectors
 import socket
 import time
 from collections import deque
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
+from gunicorn import util
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
 
 MOST_THREADS = 64  # with those that wait; see threads.py
@@ -42,6 +45,34 @@ NOTIFY_SECONDS = 1  # between two signs of life
 _PIECE = 16 * 1024
 _OF_BODIES = (b"content-length", b"transfer-encoding", b"expect")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def refuse(client: socket.socket, status: int, reason: str, _message: str) -> None:
+    """Answer a request that gunicorn could not read: whose path that was nobody knows.
+
+    In the shape of the API's errors (RFC 9457). gunicorn's own answer is HTML, and repeats what was sent.
+    """
+    is_ours = status == HTTPStatus.INTERNAL_SERVER_ERROR
+    code = "internal_error" if is_ours else "malformed_request"
+    detail = "There is a problem with the service" if is_ours else "The request could not be read"
+    problem = {
+        "type": "about:blank",
+        "title": reason,
+        "status": status,
+        "detail": detail,
+        "success": False,
+        "errors": [{"code": code, "message": detail, "field": None}],
+    }
+    body = json.dumps(problem)
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\n"
+        "Content-Type: application/problem+json\r\nX-Content-Type-Options: nosniff\r\n"
+        f"Cache-Control: no-store\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    util.write_nonblock(client, (head + body).encode())
+
+
+util.write_error = refuse  # the one place through which all of gunicorn's own refusals go
 
 
 class ClientSocket(socket.socket):
