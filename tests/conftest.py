@@ -23,7 +23,7 @@ from sqlalchemy import event
 from authsite import create_app, database
 from authsite.crypto import hashing
 from authsite.extensions import limiter
-from tests import ownership, quick_half, services
+from tests import colocation, ownership, quick_half, services
 
 MakeApp = Callable[..., Flask]
 
@@ -61,6 +61,14 @@ def _cheap_hashes() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _every_statement_on_a_users_rows_names_the_user() -> Iterator[None]:
     with ownership.enforced():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _every_statement_is_one_that_citus_answers(
+    _every_statement_on_a_users_rows_names_the_user: None,
+) -> Iterator[None]:
+    with colocation.enforced():
         yield
 
 

@@ -55,6 +55,8 @@ from tests.authenticator import Authenticator
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.test_webhooks import SECRET, Receiver
 
+# Its keys and statements are others where the tables are spread.
+ALSO_SPREAD = True
 EMAIL = "ada@example.com"
 FROM = {"device_name": "Chrome on Windows", "ip_address": "203.0.113.7"}
 BROWSER = "a-browser-that-she-has"

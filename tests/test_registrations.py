@@ -22,6 +22,8 @@ from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.test_races import at_once
 
+# Its keys and statements are others where the tables are spread.
+ALSO_SPREAD = True
 EMAIL = "ada@example.com"
 ROUNDS = 10
 

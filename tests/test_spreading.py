@@ -3,16 +3,35 @@
 Without TEST_CITUS_URL what runs is the stand-in of tests/citus_stand_in.py, on one PostgreSQL.
 """
 
+import importlib
+import inspect
+import pkgutil
+
 import psycopg
 import pytest
+import sqlalchemy
 from flask_migrate import downgrade, upgrade
-from sqlalchemy import inspect, select, text, update
+from sqlalchemy import (
+    Delete,
+    Insert,
+    Select,
+    Update,
+    bindparam,
+    delete,
+    exists,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects import postgresql
 
-from authsite import accounts, clock, create_app, database, deletions
+import authsite
+from authsite import accounts, clock, create_app, database, deletions, sessions
 from authsite.database import Base, faults, spreading
-from authsite.database.models import User, UserEmail
+from authsite.database.models import OutgoingMail, SpentToken, User, UserEmail, UserSession
 from authsite.errors import InvalidCredentials
-from tests import citus_stand_in, factories, services
+from tests import citus_stand_in, colocation, factories, services
 from tests.factories import PASSWORD
 
 BESIDE_USERS = [name for name, column in spreading.SPREAD_BY.items() if column == "user_id"]
@@ -101,6 +120,102 @@ def test_a_deletion_names_each_table_with_a_users_rows_itself():
     }
 
 
+# Its statements
+
+ONE_USERS = UserSession.user_id == bindparam("owner_id")
+TAKING = postgresql.insert(UserEmail)
+ANSWERED = [
+    select(UserSession.id).where(ONE_USERS),
+    select(User.email)
+    .join_from(UserSession, User, User.id == UserSession.user_id)
+    .where(ONE_USERS),
+    select(User.id).where(User.id == bindparam("owner_id")).with_for_update(),
+    update(UserSession)
+    .where(ONE_USERS, exists().where(User.id == UserSession.user_id))
+    .values(os="x"),
+    delete(UserEmail).where(UserEmail.email == "x"),
+    select(OutgoingMail.id).with_for_update(skip_locked=True),
+    TAKING.on_conflict_do_update(index_elements=[UserEmail.email], set_={"kept_until": None}),
+    TAKING.on_conflict_do_nothing(),
+]
+NOT_ANSWERED = [
+    (select(UserSession.id), "asks all machines"),
+    (
+        select(UserEmail.email).where(UserEmail.user_id == bindparam("owner_id")),
+        "asks all machines",
+    ),
+    (select(UserSession.id).where(or_(ONE_USERS, UserSession.os == "x")), "asks all machines"),
+    (select(UserSession.id).with_for_update(), "locks rows of several machines"),
+    (select(User.id).where(User.email == "x").with_for_update(), "locks rows of several machines"),
+    (select(User.id).join(UserEmail, UserEmail.email == User.email), "do not lie together"),
+    (
+        select(exists().where(ONE_USERS), exists().where(SpentToken.digest == b"")),
+        "not lie together",
+    ),
+    (
+        select(UserSession.id).join(OutgoingMail, OutgoingMail.user_id == ONE_USERS),
+        "not lie together",
+    ),
+    (
+        TAKING.on_conflict_do_update(index_elements=[UserEmail.user_id], set_={"kept_until": None}),
+        "meets conflicts",
+    ),
+]
+
+
+@pytest.mark.parametrize("statement", ANSWERED)
+def test_what_citus_answers_passes(statement):
+    assert colocation.faults(statement) == []
+
+
+@pytest.mark.parametrize(("statement", "fault"), NOT_ANSWERED)
+def test_what_citus_refuses_or_sends_everywhere_is_seen(statement, fault):
+    assert any(fault in each for each in colocation.faults(statement))
+
+
+@pytest.mark.parametrize("database_url", ["spread"], indirect=True)
+def test_the_service_cannot_execute_such_a_statement_while_a_test_runs(app_context, monkeypatch):
+    """Not even on the way that passes SQLAlchemy by."""
+    assert database.has_citus()
+    everybodys = database.Prepared(select(UserSession.id))
+    monkeypatch.setattr(sessions.listing, "_LIST_ACTIVE", everybodys)
+    with pytest.raises(colocation.CitusRefuses):
+        sessions.active_for(accounts.NOBODY)
+
+
+@pytest.mark.parametrize("name", colocation.FANS_OUT)
+def test_each_exception_is_a_function_of_today(name):
+    module, _, function = name.rpartition(".")
+    assert inspect.isfunction(getattr(importlib.import_module(module), function))
+
+
+def statements() -> dict[str, object]:
+    """Return the statements that the modules of the service have built, by module and name."""
+    names = [each.name for each in pkgutil.walk_packages(authsite.__path__, "authsite.")]
+    found = {}
+    for module in (importlib.import_module(name) for name in names if "server" not in name):
+        for name, value in vars(module).items():
+            statement = value.statement if isinstance(value, database.Prepared) else value
+            if isinstance(statement, Select | Insert | Update | Delete):
+                found[f"{module.__name__}.{name}"] = statement
+    return found
+
+
+def test_but_for_two_no_statement_asks_for_what_does_not_lie_together():
+    """For these two others stand in where Citus is."""
+    all_of_them = statements()
+    assert len(all_of_them) > 100
+    refused = {
+        name: found
+        for name, statement in all_of_them.items()
+        if (found := [each for each in colocation.faults(statement) if each != colocation.FAN_OUT])
+    }
+    assert set(refused) == {
+        "authsite.accounts._HOLDER",
+        "authsite.accounts._BY_ID_WITH_FAILURES",
+    }
+
+
 # The command
 
 
@@ -155,7 +270,7 @@ def test_it_spreads_each_table_as_decided_and_says_what_it_did(migrated):
 def test_what_was_found_by_its_id_alone_has_an_index_still(migrated):
     """A link of the release before, the clean-up and a refusal look for it so."""
     distribute(migrated)
-    inspector = inspect(database.engine())
+    inspector = sqlalchemy.inspect(database.engine())
     for table in Base.metadata.sorted_tables:
         wanted = [column.name for column in table.primary_key]
         primary = inspector.get_pk_constraint(table.name)["constrained_columns"]
