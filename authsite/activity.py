@@ -50,13 +50,21 @@ def actor(user_id: uuid.UUID) -> Actor:
 
 
 def record(
-    kind: str, user_id: uuid.UUID, *, by: Actor | None = None, target: str | None = None
+    kind: str,
+    user_id: uuid.UUID,
+    *,
+    by: Actor | None = None,
+    target: str | None = None,
+    is_mailed: bool | None = None,
 ) -> None:
-    """Write one of EVENT_KINDS; for the transaction of the act. `by` is who acts now, if not given."""
+    """Write one of EVENT_KINDS; for the transaction of the act. `by` is who acts now, if not given.
+
+    `is_mailed` tells of an act that is mailed sometimes whether it was.
+    """
     now = clock.now()
     event = {"id": database.uuid7(now), "user_id": user_id, "kind": kind, "created_at": now}
-    cut = target and target[:MAX_TARGET]
-    database.run(_INSERT, event | (by or actor(user_id))._asdict() | {"target": cut})
+    more = {"target": target and target[:MAX_TARGET], "is_mailed": is_mailed}
+    database.run(_INSERT, event | (by or actor(user_id))._asdict() | more)
 
 
 def record_failure(user_id: uuid.UUID, *, has_filled: bool, of: str = SIGN_IN) -> None:

@@ -249,7 +249,7 @@ def change_by_operator(email: str, new_email: str) -> Account:
         of = {"id": secrets.token_urlsafe(24), "user_id": user_id, "new_email": new_email}
         at = {"created_at": now, "expires_at": now, "confirmed_at": now}
         inserted = insert(EmailChange).values(**of, **was, **at).returning(*EmailChange.__table__.c)
-        account = _take(user_id, database.rows(inserted)[0], now)
+        account = _take(user_id, database.rows(inserted)[0], now, is_mailed=True)
         outbox.queue(emails.email_is_now(user_id, changed_at=now))
     events.record("email_change_by_operator", user_id=user_id)
     return account
@@ -304,7 +304,7 @@ def _confirm(user_id: uuid.UUID, token: str) -> tuple[Row, Account]:
         if change is None:
             raise EmailTokenInvalid
         _require_free(user_id, change.new_email)
-        account = _take(user_id, change, now)
+        account = _take(user_id, change, now, is_mailed=was_verified)
     return change, account
 
 
@@ -317,8 +317,8 @@ def _require_free(user_id: uuid.UUID, email: str) -> None:
         raise EmailTaken(field="email")
 
 
-def _take(user_id: uuid.UUID, change: Row, now: datetime) -> Account:
-    """Do all that goes with a change that is confirmed now; raise EmailTaken."""
+def _take(user_id: uuid.UUID, change: Row, now: datetime, *, is_mailed: bool) -> Account:
+    """Do all that goes with a change that is confirmed now, which is mailed or not; raise EmailTaken."""
     accounts.end_resets(user_id)
     account = _move(_SHOW, user_id, change.new_email, now)
     until = database.row(
@@ -327,7 +327,8 @@ def _take(user_id: uuid.UUID, change: Row, now: datetime) -> Account:
     assert until is not None
     accounts.give_up_email(user_id, change.old_email, kept_until=until[0])
     throttling.keep_closed(change.old_email, change.new_email)
-    activity.record("email_changed", user_id, target=spelling.masked_email(change.new_email))
+    target = spelling.masked_email(change.new_email)
+    activity.record("email_changed", user_id, target=target, is_mailed=is_mailed)
     webhooks.emit("user.updated", user_id)
     if change.old_was_verified:
         outbox.queue(

@@ -30,7 +30,7 @@ def list_activity() -> dict[str, Any]:
 
 def _event(row: Row, *, current: uuid.UUID) -> dict[str, Any]:
     members = row._asdict()
-    del members["user_id"]
+    del members["user_id"], members["is_mailed"]
     return members | {"is_current": row.session_id == current}
 
 

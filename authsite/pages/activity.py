@@ -54,8 +54,8 @@ IN_A_ROW = {
     "sign_in_failed": "{} failed sign-ins, the last",
     "second_step_failed": "{} wrong codes for the second step, the last",
 }
-# The mail that goes out with every act of the kind. Not always mailed, and an event does not tell when: a
-# sign-in (from a new device), a new address (to the old one, if confirmed), a sign-out of all (of others).
+# The mail that goes out with every act of the kind. Of a new address (to the old one, if confirmed) the event
+# itself tells. Not always mailed, and untold: a sign-in (from a new device), a sign-out of all (of others).
 MAILED = {
     "refresh_reused": "token_reuse",
     "password_changed": "password_changed",
@@ -126,4 +126,5 @@ def _folded(rows: list[Row]) -> list[Entry]:
 
 def _entry(event: Row) -> Entry:
     sentence = SENTENCES[event.kind].format(event.target or "a device")
-    return Entry(event, sentence, event.kind in MAILED)
+    is_mailed = event.kind in MAILED if event.is_mailed is None else event.is_mailed
+    return Entry(event, sentence, is_mailed)

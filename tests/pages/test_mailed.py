@@ -8,6 +8,7 @@ from sqlalchemy import select, update
 
 from authsite import (
     accounts,
+    activity,
     addresses,
     clock,
     database,
@@ -31,7 +32,7 @@ from authsite.database.models import (
     UserSession,
 )
 from authsite.errors import SecondStepRequired, SessionRevoked
-from authsite.pages.activity import MAILED
+from authsite.pages.activity import MAILED, _folded
 from authsite.second_steps import pending
 from tests import factories
 from tests.authenticator import Authenticator
@@ -260,6 +261,28 @@ ACTS = [
     ("key_not_proven", nothing, use_without_key),
 ]
 UNVERIFIED = {"email_verified", "email_changed"}
+
+
+@pytest.mark.parametrize("is_verified", [True, False])
+def test_it_says_of_a_new_address_whether_the_old_one_was_mailed(app_context, is_verified):
+    owner = Owner(is_verified=is_verified)
+    ask_for_change(owner)
+    email_changes.confirm(owner.id, owner.link("change_email"))
+    assert said_to_be_mailed(owner, "email_changed") == ("email_changed" in names()) == is_verified
+
+
+def test_it_says_of_an_operators_new_address_that_it_was_mailed(app_context):
+    """To the new one, where the old one was not confirmed."""
+    owner = Owner(is_verified=False)
+    email_changes.change_by_operator(owner.account.email, "new@example.com")
+    assert said_to_be_mailed(owner, "email_changed")
+    assert "email_changed" in names()
+
+
+def said_to_be_mailed(owner, kind) -> bool:
+    rows, _ = activity.feed(owner.id, limit=100, kind=kind)
+    [entry] = _folded(rows)
+    return entry.is_mailed
 
 
 def names() -> list[str]:

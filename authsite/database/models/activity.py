@@ -47,3 +47,5 @@ class AccountEvent(Base):
     location_country: Mapped[str | None] = mapped_column(String(100))
     # What was acted on: a device, or an address with most of it hidden.
     target: Mapped[str | None] = mapped_column(String(64))
+    # Of an act that is mailed sometimes, whether it was; NULL where its kind tells.
+    is_mailed: Mapped[bool | None]
