@@ -174,6 +174,31 @@ def test_one_given_up_for_anothers_sake_may_have_sent_more_at_that_moment(bare_w
         assert [len(intake.data) for _, conn, intake in bare_worker._heads if conn is lost] == [0]
 
 
+@pytest.mark.parametrize("waits_for", ["its first request", "its next request"])
+def test_silent_connections_leave_room_for_who_asks(bare_worker, monkeypatch, waits_for):
+    """FA-14: as many as a process may have refused everybody else for the 95 seconds of a kept one."""
+    monkeypatch.setattr(bare_worker, "handle", lambda conn: bool(next(conn.parser)))
+    bare_worker.worker_connections = 3
+    silent = []
+    with contextlib.ExitStack() as open_connections, socket.create_server(("127.0.0.1", 0)) as port:
+        port.setblocking(False)
+        for number in range(1, 4):
+            client = socket.create_connection(port.getsockname())
+            silent.append(open_connections.enter_context(client))
+            if waits_for == "its next request":
+                client.sendall(GET + b"\r\n")
+            bare_worker.accept(port)
+            while len(bare_worker.poller.get_map()) < number:
+                bare_worker.wait_for_and_dispatch_events(0.02)
+        assert bare_worker.nr_conns == 3
+
+        bare_worker.murder_pending()
+
+        assert bare_worker.nr_conns == 2
+        assert silent[0].recv(1) == b"", "the one that has been silent for longest"
+        assert len(bare_worker.poller.get_map()) == 2
+
+
 def test_a_connection_that_waits_holds_nothing_of_its_last_request(bare_worker, monkeypatch):
     """FA-12: 300 of them that had sent a long head each took 600 MB, for as long as they were kept."""
     monkeypatch.setattr(bare_worker, "handle", lambda conn: bool(next(conn.parser)))

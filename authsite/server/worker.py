@@ -345,6 +345,21 @@ class Worker(ThreadWorker):
                 self._unwatch(conn)
                 self._close(conn)
 
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Let go who has been silent for longest, where nobody else would be let in.
+
+        First who has never asked anything. A client whose connection has gone connects anew.
+        """
+        while self.nr_conns >= self.worker_connections:
+            silent = self.pending_conns or self.keepalived_conns
+            if not silent:
+                return
+            conn = silent.popleft()
+            self._unwatch(conn)
+            self._close(conn)
+
     def _send_on(self, conn: TConn, is_kept: bool) -> None:
         """Send the rest of an answer as the client makes room for it."""
         # An answer of its own, so that a later one of this connection has its own time.
