@@ -1,7 +1,8 @@
 """What every test stands on: both databases, the real limiter, outbox, templates, cookies and CSRF.
 
 Replaced are two things only: the clock (time-machine, where a test moves it) and the cost of a password
-hash. A test that asks for `app` runs twice, on SQLite and on PostgreSQL.
+hash. What each application would compile alike is compiled once. A test that asks for `app` runs twice, on
+SQLite and on PostgreSQL.
 """
 
 import os
@@ -23,7 +24,7 @@ from sqlalchemy import event
 from authsite import create_app, database
 from authsite.crypto import hashing
 from authsite.extensions import limiter
-from tests import colocation, ownership, quick_half, services
+from tests import colocation, compiled, ownership, quick_half, services
 
 MakeApp = Callable[..., Flask]
 
@@ -56,6 +57,13 @@ def _cheap_hashes() -> Iterator[None]:
     )
     yield
     hashing.HASHER = dear
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _routes_are_compiled_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        compiled.once_for_all_applications(patch)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -187,6 +195,7 @@ def application(environ: dict[str, str]) -> Flask:
     key = tuple(sorted(environ.items()))
     if key not in _made:
         app = create_app(environ)
+        app.jinja_env.bytecode_cache = compiled.TEMPLATES
         app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
         _made[key] = app, dict(app.config), dict(vars(limiter))
     app, settings, limiter_state = _made[key]
