@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from gunicorn.workers.gthread import TConn
 from authsite import create_app
 from authsite.server import worker as server
 from authsite.server.threads import ElasticThreads
-from authsite.server.worker import MAX_BODY, MAX_CORKED, ClientSocket, Intake
+from authsite.server.worker import MAX_BODY, MAX_CORKED, MAX_UNSENT, ClientSocket, Intake
 from tests import services
 from tests.test_faults import crowd
 
@@ -117,6 +117,68 @@ def test_an_answer_is_whole_however_slowly_it_is_fetched(wire_site):
         answers_meanwhile(wire_site, 3)
         received = b"".join(iter(lambda: connection.recv(4096), b""))
     assert received.count(whole) == 61
+
+
+def fetch_while(far: socket.socket, goes_on: Callable[[], bool]) -> bytes:
+    """Return what arrives until it goes on no longer and nothing more is there."""
+    far.settimeout(0.02)
+    received = bytearray()
+    while True:
+        is_last = not goes_on()
+        try:
+            received += far.recv(65_536)
+        except TimeoutError:
+            if is_last:
+                return received
+
+
+def test_a_large_answer_waits_for_its_client_and_not_in_memory():
+    """PR-04: a copy of one's data, over a slow line."""
+    pieces = [number.to_bytes(4) * 5_000 for number in range(200)]
+    near, far = socket.socketpair()
+    held = []
+
+    def send() -> None:
+        for piece in pieces:
+            client.sendall(piece)
+            held.append(len(client.unsent))
+
+    with ClientSocket(near) as client, far, ThreadPoolExecutor(1) as pool:
+        client.is_corked = True  # as for every answer
+        sending = pool.submit(send)
+        services.wait_until(lambda: len(client.unsent) > MAX_UNSENT, what="a full buffer")
+        received = fetch_while(far, lambda: not sending.done())
+        sending.result()
+        while client.unsent:
+            client.send_more()  # as the main thread does
+            received += fetch_while(far, lambda: False)
+    assert received == b"".join(pieces)
+    assert max(held) <= MAX_UNSENT
+
+
+def test_a_client_that_fetches_nothing_of_a_large_answer_is_cut_off(monkeypatch):
+    monkeypatch.setattr(server, "SEND_SECONDS", 0.1)
+    near, far = socket.socketpair()
+    with ClientSocket(near) as client, far:
+        with pytest.raises(BrokenPipeError):
+            client.sendall(b"x" * 10_000_000)
+        assert not client.unsent
+
+
+def test_slow_clients_of_large_answers_hold_few_threads(monkeypatch):
+    """FA-14: one too many is cut off, and waits for nobody."""
+    monkeypatch.setattr(ClientSocket, "places", threading.BoundedSemaphore(1))
+    pairs = [socket.socketpair() for _ in range(2)]
+    (first, far), (second, other_far) = pairs
+    with ClientSocket(first) as one, ClientSocket(second) as two, far, other_far:
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(one.sendall, b"x" * 10_000_000)
+            services.wait_until(lambda: not ClientSocket.places._value, what="the only place taken")
+            with pytest.raises(BrokenPipeError):
+                two.sendall(b"x" * 10_000_000)
+            assert not sending.done()
+            fetch_while(far, lambda: not sending.done())
+        sending.result()
 
 
 def test_many_who_send_much_cost_one_who_sends_little_nothing(wire_site):

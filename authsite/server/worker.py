@@ -1,19 +1,23 @@
-"""gunicorn's threaded worker, whose threads never wait for a client.
+"""gunicorn's threaded worker, whose threads do not wait for clients.
 
 gunicorn hands a connection to a thread as soon as its first byte is there, and lingers in its main thread for
 two seconds with each connection that its client does not close. Then 64 half-sent requests leave nobody to
 answer, and some clients that keep their side open silence a worker. Here the main thread, which waits for all
 sockets at once, takes a request in until it is whole, sends on what of an answer the client had no room for,
-and lets a finished connection go when the client has.
+and lets a finished connection go when the client has. Only of an answer that is too large to be kept, a copy
+of somebody's data, a thread waits for its client; few do at a time.
 
 Nothing of the package is imported: the main process loads this file by its path (gunicorn_conf.py), so that
 a reload renews it.
 """
 
 import contextlib
+import errno
 import json
+import select
 import selectors
 import socket
+import threading
 import time
 from collections import deque
 from functools import partial
@@ -28,7 +32,7 @@ MOST_THREADS = 64  # with those that wait; see threads.py
 HEAD_SECONDS = 10
 BODY_SECONDS = 20
 LINGER_SECONDS = 2
-SEND_SECONDS = 20  # for a client to fetch its answer
+SEND_SECONDS = 20  # for a client to fetch its answer, or to make room for more of a large one
 STUCK_SECONDS = 20
 # Beyond these gunicorn's own limits refuse: a hundred fields, and the request's line.
 MAX_HEAD = 100 * (16 * 1024 + 2) + 8 * 1024
@@ -42,6 +46,9 @@ MAX_HELD = 32 * 1024 * 1024
 MAX_CHUNK_LINE = 64
 MAX_CORKED = 16 * 1024  # of an answer; what is longer is sent as it comes
 NOTIFY_SECONDS = 1  # between two signs of life
+# What is kept of one answer, and how many threads may wait for room for more than that.
+MAX_UNSENT = 256 * 1024
+MOST_WAITING = 16
 _PIECE = 16 * 1024
 _OF_BODIES = (b"content-length", b"transfer-encoding", b"expect")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -76,7 +83,9 @@ util.write_error = refuse  # the one place through which all of gunicorn's own r
 
 
 class ClientSocket(socket.socket):
-    """A socket on which no thread waits: it reads what is there, and keeps what cannot be sent yet."""
+    """A socket that reads what is there, and keeps what cannot be sent yet, unless that is too much."""
+
+    places = threading.BoundedSemaphore(MOST_WAITING)
 
     def __init__(self, accepted: socket.socket) -> None:
         super().__init__(fileno=accepted.detach())
@@ -109,13 +118,19 @@ class ClientSocket(socket.socket):
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Send what the client has room for, and keep the rest for the main thread.
 
-        A head and a short body, which come one after the other, are held back and sent in one piece.
+        A head and a short body, which come one after the other, are held back and sent in one piece. Of a
+        large answer wait until the client has fetched some; raise BrokenPipeError if it does not.
         """
         if self.is_corked:
             self.unsent += data
             if len(self.unsent) > MAX_CORKED:
                 self.send_more()
-            return
+        else:
+            self._send_or_keep(data)
+        if len(self.unsent) > MAX_UNSENT:
+            self._wait_for_room()
+
+    def _send_or_keep(self, data: Any) -> None:
         sent = 0
         if not self.unsent:
             with contextlib.suppress(BlockingIOError):
@@ -123,6 +138,30 @@ class ClientSocket(socket.socket):
         if sent < len(data):
             self.unsent += data[sent:]
             self.send_more()
+
+    def _wait_for_room(self) -> None:
+        # Whoever comes when all places are taken is cut off: else slow clients could take every thread.
+        is_fetched = False
+        if self.places.acquire(blocking=False):
+            try:
+                is_fetched = self._send_half()
+            finally:
+                self.places.release()
+        if not is_fetched:
+            self.unsent.clear()
+            raise BrokenPipeError(errno.EPIPE, "the client does not fetch its answer")
+
+    def _send_half(self) -> bool:
+        """Send until half of what may be kept is left; return whether the client fetched so much in time."""
+        room = select.poll()
+        room.register(self, select.POLLOUT)
+        ends_at = time.monotonic() + SEND_SECONDS
+        while len(self.unsent) > MAX_UNSENT // 2:
+            left = ends_at - time.monotonic()
+            if left <= 0 or not room.poll(left * 1000):
+                return False
+            self.send_more()
+        return True
 
     def send(self, data: Any, flags: int = 0) -> int:
         self.sendall(data)

@@ -3,13 +3,16 @@
 Some accounts have 10,000 sessions and 50,000 events each. One after another takes its copy, with the service
 as the Procfile runs it (two workers), while 20 other people ask who they are, at a pace of their own. Prints
 what a copy took, when its first byte came, how much more memory the workers ever held than before, and the
-others' times without copies and beside them.
+others' times without copies and beside them. Then the same with some who fetch theirs at once and slowly, as
+a telephone does: each must get the whole of it, and it must not wait in the workers' memory.
 """
 
 import argparse
 import http.client
 import json
+import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +32,7 @@ USERS = 2_000
 MOST_MEGABYTES = 20
 MOST_SECONDS = 1.0
 MOST_TIMES = 2
+PIECE = 65_536
 
 
 class Copy(NamedTuple):
@@ -48,6 +52,7 @@ def main() -> None:
         url = stack.enter_context(services.new_database(postgresql.url))
         rows.fill(url, rows.Scale(USERS, 5 * USERS))
         held = _access_tokens(url, _large_accounts(url, options))
+        slow, held = held[: options.slow], held[options.slow :]
         site = stack.enter_context(sites.ours(url, redis_url, workers=2))
         driver = drive.Driver(url, users=USERS)
         _take(site.url, held.pop(), options)  # what is read once for all, and the memory for that
@@ -60,10 +65,18 @@ def main() -> None:
             copies = [_take(site.url, token, options) for token in held]
             print(f"/auth/me beside copies   {people.report()}")
             beside = people.p99()
-        _tell(copies, before, _most(site), beside / alone)
+        _tell(copies, before, _most(site))
+        print(f"the others' p99: x {beside / alone:.2f} {_verdict(beside / alone < MOST_TIMES)}")
+        before = _start_measuring(site)
+        with ThreadPoolExecutor(len(slow)) as pool:
+            copies = list(
+                pool.map(lambda token: _take(site.url, token, options, options.rate), slow)
+            )
+        print(f"at {options.rate:.0f} kB a second each:")
+        _tell(copies, before, _most(site))
 
 
-def _tell(copies: list[Copy], before: list[float], most: list[float], times: float) -> None:
+def _tell(copies: list[Copy], before: list[float], most: list[float]) -> None:
     first, more = (
         max(each.first for each in copies),
         max(b - a for a, b in zip(before, most, strict=True)),
@@ -76,7 +89,6 @@ def _tell(copies: list[Copy], before: list[float], most: list[float], times: flo
         f"workers' memory: {_list(before)} MB before, {_list(most)} at most: {more:+.1f}"
         f" {_verdict(more < MOST_MEGABYTES)}"
     )
-    print(f"the others' p99: x {times:.2f} {_verdict(times < MOST_TIMES)}")
 
 
 def _verdict(is_so: bool) -> str:
@@ -91,7 +103,7 @@ def _large_accounts(url: str, options: argparse.Namespace) -> list[Any]:
     """Give some users many rows, and return for each the user's id and one of his live sessions."""
     with psycopg.connect(rows.driverless(url), autocommit=True) as connection:
         connection.execute(rows.FUNCTIONS)
-        found = connection.execute(LIVE, {"count": options.copies + 1}).fetchall()
+        found = connection.execute(LIVE, {"count": options.copies + options.slow + 1}).fetchall()
         for number, (user_id, _) in enumerate(found):
             values = {"user": user_id, "place": 1_000_000 * (number + 1)}
             connection.execute(MANY_SESSIONS, values | {"count": options.sessions})
@@ -118,16 +130,21 @@ def _access_tokens(url: str, accounts: list[Any]) -> list[str]:
         ]
 
 
-def _take(url: str, token: str, options: argparse.Namespace) -> Copy:
-    """Take one copy, and see that it is whole."""
+def _take(url: str, token: str, options: argparse.Namespace, rate: float | None = None) -> Copy:
+    """Take one copy, at so many kB a second if that is said, and see that it is whole."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)
+    if rate:
+        connection.sock = _small_socket(urlsplit(url).port or 80)
     headers = {"Authorization": f"Bearer {token}", "X-Forwarded-Proto": "https"}
     begun = time.monotonic()
     connection.request("GET", "/api/v1/users/me/export", headers=headers)
     answer = connection.getresponse()
     content = bytearray(answer.read(1))
     first = time.monotonic() - begun
-    content += answer.read()
+    while more := answer.read(PIECE):
+        content += more
+        if rate:
+            time.sleep(max(0.0, begun + len(content) / 1000 / rate - time.monotonic()))
     last = time.monotonic() - begun
     connection.close()
     assert answer.status == 200, content
@@ -135,6 +152,14 @@ def _take(url: str, token: str, options: argparse.Namespace) -> Copy:
     assert counts["sessions"] >= options.sessions, counts
     assert counts["activity"] >= options.events, counts
     return Copy(len(content) / 1e6, first, last)
+
+
+def _small_socket(port: int) -> socket.socket:
+    """Return a connection whose buffer is that of a telephone, not as large as loopback allows."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)
+    connection.connect((services.HOST, port))
+    return connection
 
 
 def _start_measuring(site: sites.Server) -> list[float]:
@@ -183,6 +208,10 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--events", type=int, default=50_000, help="of each account that is copied")
     parser.add_argument("--copies", type=int, default=10)
+    parser.add_argument(
+        "--slow", type=int, default=4, help="copies that are fetched slowly, at once"
+    )
+    parser.add_argument("--rate", type=float, default=500, help="of those, kB a second")
     parser.add_argument("--seconds", type=float, default=30, help="of reading without copies")
     return parser.parse_args()
 
