@@ -4,15 +4,17 @@
     idle                 2,000 connections that have asked once, opened anew when they are closed
     sign-ins             500 sign-ins in a minute, from 500 addresses
     slow database        each statement takes 50 ms longer, through a proxy
-    worker killed        one worker process is killed each second, with SIGKILL
+    worker killed        the older of two worker processes is killed each second, with SIGKILL
 
 Each lasts `--seconds`; the service runs as the Procfile starts it, with two workers. Prints how many reads,
-their p50 and p99, those that failed by status (0: no answer), and the workers' memory afterwards.
+their p50 and p99, those that failed by status (0: the connection broke, -1: nothing came within 10 s), and
+the workers' memory afterwards. A worker that is killed may cost the reads that wait at that moment, no more.
 """
 
 import argparse
 import collections
 import contextlib
+import functools
 import os
 import random
 import resource
@@ -39,6 +41,7 @@ DELAY = 0.05
 
 def main() -> None:
     options = _options()
+    BESIDE["worker killed"] = functools.partial(_worker_killed, every=options.kill_every)
     print(sites.machine())
     _allow_many_sockets()
     with ExitStack() as stack:
@@ -54,9 +57,10 @@ def main() -> None:
         for name, beside in BESIDE.items():
             if name in options.only:
                 tokens = driver._lines("me")
-                with beside(site, proxy):
+                people = Readers(site.url, tokens)
+                with beside(site, proxy, people):
                     time.sleep(1)
-                    with Readers(site.url, tokens) as people:
+                    with people:
                         time.sleep(options.seconds)
                 memory = ", ".join(f"{each:.0f}" for each in site.megabytes())
                 print(f"{name:16} {people.report()}  {memory} MB", flush=True)
@@ -64,12 +68,12 @@ def main() -> None:
 
 
 @contextmanager
-def _nothing(_site: sites.Server, _proxy: "SlowProxy") -> Iterator[None]:
+def _nothing(_site: sites.Server, _proxy: "SlowProxy", _people: Readers) -> Iterator[None]:
     yield
 
 
 @contextmanager
-def _idle(site: sites.Server, _proxy: "SlowProxy") -> Iterator[None]:
+def _idle(site: sites.Server, _proxy: "SlowProxy", _people: Readers) -> Iterator[None]:
     """Hold connections that have asked once, and open those again that the service lets go."""
     address = (services.HOST, urlsplit(site.url).port)
     is_over, poller = threading.Event(), selectors.DefaultSelector()
@@ -106,25 +110,26 @@ def _idle(site: sites.Server, _proxy: "SlowProxy") -> Iterator[None]:
 
 
 @contextmanager
-def _sign_ins(site: sites.Server, _proxy: "SlowProxy") -> Iterator[None]:
+def _sign_ins(site: sites.Server, _proxy: "SlowProxy", _people: Readers) -> Iterator[None]:
     is_over = threading.Event()
     statuses: collections.Counter[int] = collections.Counter()
 
     def sign_in() -> None:
-        client, pace = Client(), 8 * 60 / SIGN_INS_A_MINUTE
-        while not is_over.wait(random.expovariate(1 / pace)):
+        client, pace, due = Client(), 16 * 60 / SIGN_INS_A_MINUTE, time.monotonic()
+        while not is_over.wait(max(0.0, due - time.monotonic())):
+            due += random.expovariate(1 / pace)
             email = f"user{random.randrange(USERS)}@example.com"
             body = {"email": email, "password": rows.PASSWORD}
             statuses[client.post(site.url, "/api/v1/auth/login", body)[0]] += 1
         client.close()
 
-    with _in_background([sign_in] * 8, is_over):
+    with _in_background([sign_in] * 16, is_over):
         yield
     print(f"{'':16} sign-ins by status: {dict(statuses)}")
 
 
 @contextmanager
-def _slow_database(_site: sites.Server, proxy: "SlowProxy") -> Iterator[None]:
+def _slow_database(_site: sites.Server, proxy: "SlowProxy", _people: Readers) -> Iterator[None]:
     proxy.delay = DELAY
     try:
         yield
@@ -133,17 +138,24 @@ def _slow_database(_site: sites.Server, proxy: "SlowProxy") -> Iterator[None]:
 
 
 @contextmanager
-def _worker_killed(site: sites.Server, _proxy: "SlowProxy") -> Iterator[None]:
-    is_over = threading.Event()
+def _worker_killed(
+    site: sites.Server, _proxy: "SlowProxy", people: Readers, *, every: float
+) -> Iterator[None]:
+    is_over, killed = threading.Event(), collections.Counter[str]()
 
     def kill() -> None:
-        while not is_over.wait(1):
+        while not is_over.wait(every):
             if pids := site.worker_pids():
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(random.choice(pids), signal.SIGKILL)
+                    os.kill(min(pids), signal.SIGKILL)
+                    killed["workers"] += 1
+                    killed["reads"] += len(people.asking)
 
     with _in_background([kill], is_over):
         yield
+    print(
+        f"{'':16} killed: {killed['workers']} workers, while {killed['reads']} reads waited in all"
+    )
     services.wait_until(lambda: len(site.worker_pids()) == 2, seconds=30)
     time.sleep(3)
 
@@ -166,7 +178,7 @@ BESIDE = {
     "idle": _idle,
     "sign-ins": _sign_ins,
     "slow database": _slow_database,
-    "worker killed": _worker_killed,
+    "worker killed": functools.partial(_worker_killed, every=1.0),
 }
 
 
@@ -217,6 +229,7 @@ def _allow_many_sockets() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.bench.burst", description=__doc__)
     parser.add_argument("--seconds", type=float, default=20, help="of each")
+    parser.add_argument("--kill-every", type=float, default=1.0, help="seconds")
     parser.add_argument("--only", nargs="+", choices=BESIDE, default=list(BESIDE))
     return parser.parse_args()
 

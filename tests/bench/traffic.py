@@ -8,6 +8,7 @@ import collections
 import http.client
 import json
 import random
+import select
 import threading
 import time
 from collections.abc import Sequence
@@ -16,12 +17,15 @@ from urllib.parse import urlsplit
 
 from tests.bench import rows
 
+CUT_OFF, NO_ANSWER = 0, -1  # as statuses: the connection broke; nothing came within PATIENCE
+PATIENCE = 10
+
 
 class Sample(NamedTuple):
     at: float
     work: str
     seconds: float
-    status: int  # 0: no answer
+    status: int  # or CUT_OFF, NO_ANSWER
 
 
 class Traffic:
@@ -104,6 +108,7 @@ class Readers:
         self, url: str, access_tokens: Sequence[str], *, people: int = 20, per_second: float = 100
     ) -> None:
         self.samples: list[tuple[float, int]] = []  # seconds and status
+        self.asking: set[int] = set()  # the threads that wait for an answer
         self._url = url
         self._tokens = access_tokens
         self._pace = people / per_second
@@ -125,7 +130,7 @@ class Readers:
         return self._times()[len(self.samples) * 99 // 100]
 
     def report(self) -> str:
-        """Return how many reads there were, their times, and those that failed by status (0: no answer)."""
+        """Return how many reads there were, their times, and those that failed by status."""
         times = self._times()
         failed = dict(collections.Counter(status for _, status in self.samples if status != 200))
         return (
@@ -142,7 +147,9 @@ class Readers:
         while not self._over.wait(max(0.0, due - time.monotonic())):
             begun = time.monotonic()
             token = random.choice(self._tokens)
+            self.asking.add(threading.get_ident())
             status, _ = client.ask("GET", self._url, "/api/v1/auth/me", token=token)
+            self.asking.discard(threading.get_ident())
             self.samples.append((time.monotonic() - begun, status))
             due = max(due + self._pace, time.monotonic() - 1)
         client.close()
@@ -160,7 +167,7 @@ class Client:
     def ask(
         self, method: str, url: str, path: str, *, body: str | None = None, token: str | None = None
     ) -> tuple[int, dict]:
-        """Return the status and the JSON; status 0 where no answer came."""
+        """Return the status and the JSON; NO_ANSWER or CUT_OFF where there is none."""
         headers = {
             "User-Agent": rows.USER_AGENT,
             "Content-Type": "application/json",
@@ -169,16 +176,19 @@ class Client:
         }
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        connection = self._kept.pop(url, None) or http.client.HTTPConnection(
-            urlsplit(url).netloc, timeout=10
-        )
+        connection = self._kept.pop(url, None)
+        if connection is None or _is_closed(connection):
+            connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
         try:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             content = json.loads(answer.read() or b"{}")
+        except TimeoutError:
+            connection.close()
+            return NO_ANSWER, {}
         except (OSError, http.client.HTTPException, ValueError):
             connection.close()
-            return 0, {}
+            return CUT_OFF, {}
         if random.random() < 0.02:
             connection.close()
         else:
@@ -188,3 +198,12 @@ class Client:
     def close(self) -> None:
         for connection in self._kept.values():
             connection.close()
+
+
+def _is_closed(connection: http.client.HTTPConnection) -> bool:
+    """Return whether the server has closed a connection that is kept, which every client looks at first."""
+    if connection.sock is None:
+        return True
+    look = select.poll()
+    look.register(connection.sock, select.POLLIN)
+    return bool(look.poll(0))
