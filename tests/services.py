@@ -58,6 +58,11 @@ def listens(port: int, host: str = HOST) -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
+def rounds(usual: int) -> int:
+    """Return how often a race is run: as usual, or RACE_ROUNDS times for who wants to be surer."""
+    return int(os.environ.get("RACE_ROUNDS", usual))
+
+
 def wait_until(is_so: Callable[[], object], *, seconds: float = 15, what: str = "it") -> None:
     """Wait on a condition, asking it again every few milliseconds; fail when the time is over."""
     end = time.monotonic() + seconds

@@ -26,7 +26,7 @@ from tests.test_races import at_once
 
 pytestmark = pytest.mark.site
 
-ROUNDS = 15
+ROUNDS = services.rounds(15)
 FROM = {"device_name": "curl", "ip_address": None}
 
 

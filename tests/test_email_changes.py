@@ -1043,7 +1043,7 @@ def test_what_the_operator_cannot_change_is_said_and_changes_nothing(flask, ada,
 
 # At once: each a number of rounds, so that a broken version is caught nearly always
 
-ROUNDS = 8
+ROUNDS = services.rounds(8)
 
 
 def person(number: int, *, changed: bool = False):

@@ -15,7 +15,7 @@ from authsite.errors import (
     SessionRevoked,
     TooManyAttempts,
 )
-from tests import factories
+from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.test_races import at_once
 
@@ -308,7 +308,7 @@ def test_an_address_that_nothing_leads_back_to_ends_nothing(make_app):
 
 def test_a_report_while_the_address_is_changed_closes_the_one_that_the_account_has(app):
     """Read before the row is locked, the address may be one that was just given up."""
-    for number in range(8):
+    for number in range(services.rounds(8)):
         ada = factories.account(f"ada{number}@example.com", is_verified=True)
         thief, new = factories.grant(ada), f"thief{number}@example.com"
         session = sessions.resume_api(thief.session_id, ada.id)

@@ -429,7 +429,7 @@ def test_fifty_refreshes_of_one_token_over_all_workers(owner, visitor):
 @pytest.mark.parametrize("path", ["/auth/logout", "/auth/logout-all"])
 def test_a_log_out_during_refreshes_is_final_on_every_worker(owner, visitor, path):
     """SE-07, SE-02: the last word is that it is dead."""
-    for _ in range(8):
+    for _ in range(services.rounds(8)):
         held = factories.grant(owner)
         own = tokens_of(held)
         answers = together(
@@ -500,7 +500,7 @@ def test_confirmations_of_a_change_over_all_workers_have_one_winner(owner, visit
 
 def test_changes_to_one_address_over_all_workers_have_one_winner(owner, visitor):
     """LIFE §8.2: one owner, no 500; a registration of it that comes at the same time included."""
-    for number in range(5):
+    for number in range(services.rounds(5)):
         wanted = f"wanted{number}@example.com"
         people = [factories.account(f"{name}{number}@example.com") for name in ("ada", "grace")]
         links = []
@@ -542,7 +542,7 @@ def test_an_undo_on_a_page_wins_over_whatever_the_workers_do_meanwhile(
     database_of_site, visitor, site
 ):
     """LIFE §8.2: the thief confirms a second change, signs in and refreshes; the owner is last."""
-    for number in range(3):
+    for number in range(services.rounds(3)):
         email, taken, further = (f"{name}{number}@example.com" for name in ("a", "b", "c"))
         ada = factories.account(email, is_verified=True)
         _, first = asked_to_change(ada, taken)
@@ -635,7 +635,7 @@ def test_turning_it_on_while_a_password_signs_in_over_all_workers_leaves_no_late
     owner, visitor
 ):
     """Whoever comes first: none with the password alone after."""
-    for _ in range(8):
+    for _ in range(services.rounds(8)):
         held = factories.grant(owner)
         setup = second_steps.apps.begin(owner, held.session_id)
         turned_on, *signed_in = together(
@@ -666,7 +666,7 @@ def test_second_steps_throughout_a_change_of_the_password_leave_no_session(
     """PW-13 over all workers: each is refused, or its session ends with the change."""
     body = {"current_password": PASSWORD, "new_password": NEW_PASSWORD}
     refused = 0
-    for number in range(6):
+    for number in range(services.rounds(6)):
         account = factories.account(f"ada{number}@example.com")
         held = factories.grant(account)
         _, paper = factories.turn_on(account)
@@ -690,7 +690,7 @@ def test_second_steps_throughout_a_change_of_the_password_leave_no_session(
 def test_new_sets_of_recovery_codes_over_all_workers_leave_one(owner, visitor):
     bearer = fresh_bearer(factories.grant(owner))
     factories.turn_on(owner)
-    for _ in range(8):
+    for _ in range(services.rounds(8)):
         seen = {"replaces": str(second_steps.recovery.current_set(owner.id))}
         ask = functools.partial(
             visitor.send, "POST", "/users/me/two-step/recovery-codes", bearer=bearer, **seen

@@ -25,7 +25,7 @@ from tests.test_races import at_once
 # Its keys and statements are others where the tables are spread.
 ALSO_SPREAD = True
 EMAIL = "ada@example.com"
-ROUNDS = 10
+ROUNDS = services.rounds(10)
 
 
 @pytest.fixture

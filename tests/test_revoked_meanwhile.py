@@ -18,12 +18,12 @@ from authsite.database.models import (
 )
 from authsite.errors import AuthsiteError, SessionRevoked
 from authsite.second_steps import recovery
-from tests import factories
+from tests import factories, services
 from tests.authenticator import Authenticator
 from tests.factories import NEW_PASSWORD, PASSWORD, Phone
 from tests.test_races import at_once
 
-ROUNDS = 6
+ROUNDS = services.rounds(6)
 
 
 @pytest.fixture(autouse=True)
