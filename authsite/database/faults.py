@@ -32,6 +32,12 @@ def advice(error: BaseException) -> str | None:
     return None
 
 
+def is_unusable(error: BaseException) -> bool:
+    """Return whether nothing of the kind can succeed until the database's keeper has done something."""
+    cause = getattr(error, "orig", None)
+    return advice(error) is not None or isinstance(cause, psycopg.errors.ReadOnlySqlTransaction)
+
+
 def describe(error: BaseException) -> str:
     """Return what to do about an error, what it means, or its kind.
 

@@ -266,7 +266,7 @@ def _on_database_error(error: DBAPIError) -> Response:
     if isinstance(error, IntegrityError) and "foreign key" in str(error.orig).lower():
         # All that refers to a row refers to a user: deleted since the request began.
         return _on_authsite_error(errors.SessionRevoked())
-    if error.connection_invalidated or faults.advice(error):
+    if error.connection_invalidated or faults.is_unusable(error):
         return _on_unavailable(error)
     if isinstance(error, DataError):
         # The last line: forms and headers are checked before they come here.

@@ -354,3 +354,25 @@ def test_a_database_that_hung_up_costs_no_request(empty_postgresql_url):
     with app.app_context():
         assert database.row(text("SELECT 1")) is not None
         database.engine().dispose()
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_database_that_can_only_be_read_answers_reads_and_503_to_writes(make_app, database_url):
+    """FA-01: as after a failover to a replica. Nobody is signed out, nothing is half-written."""
+    client = make_app().test_client()
+    register(client)
+    held = log_in(client)
+    read_only = make_app(
+        DATABASE_URL=f"{database_url}?options=-c%20default_transaction_read_only%3Don"
+    ).test_client()
+
+    assert read_only.get(f"{V1}/auth/me", headers=bearer(held)).status_code == 200
+    for answer in (
+        refresh(read_only, held["refresh_token"]),
+        try_login(read_only),
+        read_only.post(f"{V1}/auth/logout", headers=bearer(held)),
+    ):
+        problem(answer, 503, "service_unavailable")
+        assert int(answer.headers["Retry-After"]) >= 1
+    assert refresh(client, held["refresh_token"]).status_code == 200
