@@ -7,7 +7,8 @@
 comes through the proxy carries `Remote-Assertion`, which is verified here; unsigned `Remote-*` are never
 read. One that brings a bearer token is asked about at the account service, for which `service` is the
 pair that `flask service-client NAME` made. `Unavailable` means that nobody can say who it is: answer 503,
-never "anonymous".
+never "anonymous". An assertion that is rightly signed and still not for this product, since `base_url` or
+`origin` is another than the account service's, is a warning in the log `authsite.client`, once for each.
 
 Adapters: flask_login_required, DjangoMiddleware (settings.AUTHSITE), starlette_user. verify_webhook
 verifies what the account service posts (Standard Webhooks).
@@ -18,6 +19,7 @@ import functools
 import hashlib
 import hmac
 import json
+import logging
 import threading
 import time
 import urllib.error
@@ -40,7 +42,10 @@ __all__ = [
 LEEWAY_SECONDS = 10
 MAX_TOKEN = 8192
 MOST_CACHE_SECONDS = 5
+MOST_MISMATCHES = 20
 WEBHOOK_TOLERANCE_SECONDS = 300
+
+logger = logging.getLogger("authsite.client")
 
 
 class Unavailable(Exception):
@@ -83,6 +88,7 @@ class Accounts:
         self._cache_seconds = cache_seconds
         self._timeout = timeout
         self._known: dict[bytes, tuple[float, User]] = {}
+        self._mismatches: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
     def user(self, headers: Mapping[str, str]) -> User | None:
@@ -101,10 +107,27 @@ class Accounts:
             return None
         now = time.time()
         is_now = claims.get("iat", now) <= now + LEEWAY_SECONDS
-        is_for_us = (claims.get("iss"), claims.get("aud")) == (self._base_url, self._origin)
-        if not is_now or not is_for_us or claims.get("exp", 0) <= now - LEEWAY_SECONDS:
+        if not is_now or claims.get("exp", 0) <= now - LEEWAY_SECONDS:
+            return None
+        if not self._is_for_us(claims):
             return None
         return User(claims["sub"], claims["email"], claims["name"], claims["sid"])
+
+    def _is_for_us(self, claims: dict[str, Any]) -> bool:
+        """Tell whether the account service meant this product; the log says once what is set wrong."""
+        said = str(claims.get("iss")), str(claims.get("aud"))
+        if said == (self._base_url, self._origin):
+            return True
+        with self._lock:
+            is_new = said not in self._mismatches and len(self._mismatches) < MOST_MISMATCHES
+            if is_new:
+                self._mismatches.add(said)
+        if is_new:
+            logger.warning(
+                "An assertion from %r for %r is refused: this product expects %r for %r",
+                *(each[:300] for each in (*said, self._base_url, self._origin)),
+            )
+        return False
 
     def _verified(self, token: str) -> dict[str, Any] | None:
         """Return the claims of an HS256 JWT that one of our keys signed (RFC 7515 §5.2), else None."""

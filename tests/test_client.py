@@ -2,6 +2,8 @@
 
 import base64
 import json
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -78,6 +80,46 @@ def test_no_other_word_is_taken(value):
     assert ACCOUNTS.user({"Remote-Assertion": value}) is None
 
 
+@pytest.mark.parametrize(
+    ("base_url", "origin"),
+    [("http://127.0.0.1:8000", ORIGIN), (BASE, "http://127.0.0.1:8001"), ("http://a.example", "x")],
+)
+def test_what_is_set_wrong_is_told_once_in_the_log(caplog, base_url, origin):
+    """Else every sign-in ends in another 401, and nothing anywhere says why."""
+    accounts, value = Accounts(base_url, origin, KEY), assertion(jti="secret")
+    for _ in range(3):
+        assert accounts.user({"Remote-Assertion": value}) is None
+    [told] = caplog.records
+    assert (told.name, told.levelname) == ("authsite.client", "WARNING")
+    for each in (BASE, ORIGIN, base_url, origin):
+        assert repr(each) in told.getMessage()
+    for part in (*value.split("."), "secret", EMAIL, "Ada", KEY):
+        assert part not in caplog.text
+
+    accounts.user({"Remote-Assertion": assertion(aud="https://another.example")})
+    assert len(caplog.records) == 2
+    assert "another.example" in caplog.records[1].getMessage()
+    for number in range(100):
+        accounts.user({"Remote-Assertion": assertion(iss=f"https://{number}.example")})
+    assert len(caplog.records) == product.MOST_MISMATCHES
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        assertion(),
+        assertion(OTHER, iss="https://evil.example"),
+        assertion(exp=int(time.time()) - 60, iss="https://evil.example"),
+        assertion(algorithm="HS512", iss="https://evil.example"),
+        "x.y.z",
+    ],
+)
+def test_only_a_good_signature_makes_a_line_in_the_log(caplog, value):
+    """Else a stranger writes there what he likes."""
+    ACCOUNTS.user({"Remote-Assertion": value})
+    assert not caplog.records
+
+
 def test_unsigned_headers_are_never_read():
     forged = {"Remote-User": "u", "Remote-Email": EMAIL, "Remote_User": "u", "Remote-Session": "s"}
     assert ACCOUNTS.user(forged) is None
@@ -103,7 +145,7 @@ def real_service(_sqlite_template, tmp_path_factory):
     environ = {
         "DATABASE_URL": f"sqlite:///{path}",
         "RATELIMIT_ENABLED": "0",
-        "SERVICE_CLIENTS": entry(NAME, SECRET),
+        "SERVICE_CLIENTS": ",".join([entry(NAME, SECRET), entry("wiki", SECRET)]),
     }
     with services.Site(environ, workers=1) as site:
         yield site
@@ -125,6 +167,34 @@ def test_a_bearer_token_is_asked_about_at_the_service(real_service):
     assert accounts.user(headers) is None
     with pytest.raises(Unavailable):
         Accounts(real_service.url, ORIGIN, KEY, service=(NAME, "wrong")).user(headers)
+
+
+@pytest.mark.site
+@pytest.mark.parametrize("secret", [SECRET, None])
+def test_readmes_product_takes_a_bearer_that_came_past_the_proxy(
+    real_service, tmp_path, monkeypatch, secret
+):
+    """With the pair of `flask service-client`; without it nobody can say whose it is."""
+    shutil.copyfile(product.__file__, tmp_path / "accounts_client.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, value in (
+        ("ACCOUNTS_URL", real_service.url),
+        ("PRODUCT_ORIGIN", ORIGIN),
+        ("ACCOUNTS_KEY", KEY),
+        *([("ACCOUNTS_SECRET", secret)] if secret else []),
+    ):
+        monkeypatch.setenv(name, value)
+    readme = (services.ROOT / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
+    [example] = (each for each in blocks if "from accounts_client" in each)
+    (tmp_path / "wiki.py").write_text(example)
+    wiki = runpy.run_path(str(tmp_path / "wiki.py"))
+    body = {"email": f"{secret}@example.com", "password": "three random words", "first_name": "A"}
+    requests.post(f"{real_service.url}{V1}/auth/register", json=body, timeout=10)
+    held = requests.post(f"{real_service.url}{V1}/auth/login", json=body, timeout=10).json()
+    answer = wiki["app"].test_client().get("/page", headers=bearer(held))
+    expected = (200, "None reads /page") if secret else (401, "Sign in first")
+    assert (answer.status_code, answer.text) == expected
 
 
 class Answering(BaseHTTPRequestHandler):
