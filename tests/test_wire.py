@@ -423,6 +423,32 @@ def test_a_head_and_its_body_leave_in_one_piece_and_a_long_answer_as_it_comes():
         assert len(theirs.recv(2 * MAX_CORKED)) == MAX_CORKED + 1
 
 
+@pytest.mark.parametrize(
+    ("soft", "hard", "connections", "files"),
+    [(300, 300, 100, 300), (256, 1000, 800, 1000), (1024, 10_000, 4000, 4200)],
+)
+def test_a_worker_lets_in_no_more_than_it_may_open_files_for(
+    sqlite_url, soft, hard, connections, files
+):
+    """FA-12: without a descriptor left nobody is let in, and nobody told so."""
+    told = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(soft), str(hard)],
+        env={"DATABASE_URL": sqlite_url, "SECRET_KEY": services.SECRET_KEY},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(told.stdout) == [connections, files]
+
+
+LIMITED = """
+import json, resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, tuple(map(int, sys.argv[1:])))
+conf = runpy.run_path("authsite/server/gunicorn_conf.py")
+print(json.dumps([conf["worker_connections"], resource.getrlimit(resource.RLIMIT_NOFILE)[0]]))
+"""
+
+
 # headers
 
 

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import resource
 import runpy
 import sys
 import traceback
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 HERE = Path(__file__).parent
+# A connection that waits costs a socket and no thread. Beside them each worker has files of its own open.
+MOST_CONNECTIONS = 4000
+OTHER_FILES = 200
 OF_SETTINGS = ("IS_PRODUCTION", "PORT", "WORKERS", "LOG_FORMAT")
 
 
@@ -77,6 +81,19 @@ def _address(settings: dict[str, Any]) -> str:
     return f"[::]:{port}" if Path("/proc/net/if_inet6").exists() else f"0.0.0.0:{port}"
 
 
+def _connections() -> int:
+    """Return how many connections a worker may hold: as many as this process may open files for.
+
+    Without a descriptor none can be let in, and none be told so.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = MOST_CONNECTIONS + OTHER_FILES
+    if soft < files:
+        soft = min(files, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))  # workers inherit it
+    return max(1, min(MOST_CONNECTIONS, soft - OTHER_FILES))
+
+
 _site = _settings()
 bind = _address(_site)
 workers = _site["WORKERS"]
@@ -84,7 +101,7 @@ threads = 4  # at work at once; see authsite/server/threads.py
 worker_class = _load("worker", "Worker")
 limit_request_field_size = 16 * 1024  # what is too long is refused in our own words
 sendfile = False  # it would wait for the client to make room
-worker_connections = 4000  # a connection that waits costs a socket and no thread
+worker_connections = _connections()
 timeout = 25
 graceful_timeout = 20
 keepalive = 95  # longer than the router's 90, so that it never meets a closing connection

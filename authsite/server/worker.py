@@ -331,9 +331,8 @@ class Worker(ThreadWorker):
     def _keep(self, conn: TConn) -> None:
         """Wait for the next request; from any thread."""
         conn.set_timeout()
-        conn.parser.mesg = (
-            None  # the last request: over a megabyte of fields, for as long as nothing comes
-        )
+        # The last request may have had over a megabyte of fields; the next one may take a minute to come.
+        conn.parser.mesg = None
         # First the queue: who is told of the next request looks for its connection there.
         self.keepalived_conns.append(conn)
         if not self.alive:
