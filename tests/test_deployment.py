@@ -294,6 +294,7 @@ def test_the_whole_story_through_the_proxy(deployment, mailbox_of_the_deployment
     services.wait_until(lambda: len(mailbox.messages) == 2)
     link = mailbox.link()
     deployment.stop()
+    _is_told_to_be_away(deployment)
     deployment.environ |= {"SECRET_KEY": NEW_SECRET, "SECRET_KEY_FALLBACKS": OLD_SECRET}
     deployment.start()
     assert "Your devices" in http.get(f"{base}/account/devices", timeout=20).text
@@ -389,6 +390,17 @@ def _is_the_same_behind_caddy(deployment: Deployment) -> None:
     bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
     listed = joan.get(f"{base}/api/v1/sessions/me", headers=bearer, timeout=20).json()
     assert [each["ip_address"] for each in listed["sessions"]] == ["127.0.0.1"]
+
+
+def _is_told_to_be_away(deployment: Deployment) -> None:
+    """DP-06: while nothing answers behind them, both proxies say so in words of README's."""
+    root = str(deployment.directory / "caddy/pki/authorities/local/root.crt")
+    behind_caddy = f"https://localhost:{deployment.caddy_port}"
+    for base, authority in ((deployment.base_url, deployment.authority), (behind_caddy, root)):
+        for path in ("/login", "/api/v1/auth/me"):
+            away = requests.get(f"{base}{path}", verify=authority, timeout=20)
+            assert (away.status_code, away.headers["Retry-After"]) == (503, "5")
+            assert away.text == "This site is not available right now. Try again in a moment."
 
 
 def from_address(address: str, authority: str) -> requests.Session:
