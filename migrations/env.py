@@ -22,30 +22,56 @@ MOST_TRIES = 240
 ADVISORY_LOCK = 6_241_957_330
 
 
+SETTINGS = {
+    "target_metadata": Base.metadata,
+    "compare_type": True,
+    "compare_server_default": False,
+}
+
+
 def run() -> None:
+    if context.is_offline_mode():
+        _write()
+        return
     with transactional_engine().connect() as connection:
-        _lock(connection)
+        wanted = _wanted()
+        if wanted is not None:
+            _lock(connection)
         context.configure(
             connection=connection,
-            target_metadata=Base.metadata,
             render_as_batch=connection.dialect.name == "sqlite",
             render_item=_render_item,
-            compare_type=True,
-            compare_server_default=False,
+            **SETTINGS,
         )
         # The lock began the transaction that the migrations run in, and ends with it.
         with (
             connection.begin() if not connection.in_transaction() else connection.get_transaction()
         ):
-            if not _is_there_already():
+            if wanted is not None and set(context.get_context().get_current_heads()) != wanted:
                 _lock_tables(connection)
             context.run_migrations()
 
 
-def _is_there_already() -> bool:
-    wanted = context.get_revision_argument()
-    wanted = context.get_head_revisions() if wanted in {"head", "heads"} else (wanted,)
-    return set(context.get_context().get_current_heads()) == set(wanted)
+def _write() -> None:
+    """Print the statements of a migration (--sql): nothing is connected to, and nothing changed."""
+    context.configure(
+        dialect_name=transactional_engine().dialect.name, literal_binds=True, **SETTINGS
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _wanted() -> set[str] | None:
+    """Return the revisions that the database is to have, or None for a command that only looks."""
+    try:
+        wanted = context.get_revision_argument()
+    except KeyError:  # current, check, history: these name no destination
+        return None
+    if wanted is None:
+        return set()  # base
+    if wanted in {"head", "heads"}:
+        return set(context.get_head_revisions())
+    return set(wanted) if isinstance(wanted, tuple) else {wanted}
 
 
 def _lock_tables(connection: Connection) -> None:

@@ -148,6 +148,63 @@ OLD_USER = text(
 )
 
 
+WHOLE_LIFE = [
+    *("current", "heads", "branches", "show", "history", "history --indicate-current", "check"),
+    *("upgrade", "upgrade", "current", "current --verbose", "check", "history --indicate-current"),
+    *("history --rev-range current:", "history --rev-range 0005:0007", "show 0099"),
+    *("stamp head", "stamp heads", "stamp 0099", "stamp --purge head", "stamp base", "stamp head"),
+    *("downgrade", "current", "upgrade +1", "upgrade +1", "upgrade 0099", "downgrade 0099"),
+    *("upgrade --sql", "upgrade --sql 0018:0019", "downgrade --sql 0019:0018", "downgrade --sql"),
+    *("stamp --sql head", "stamp --sql 0018:0019", "migrate --sql", "current", "downgrade base"),
+    *("downgrade base", "current", "check", "upgrade heads", "list-templates"),
+]
+
+
+def test_no_command_of_migrations_ends_in_a_traceback(blank):
+    """Whatever the state of the database: done, or refused in a line."""
+    for command in WHOLE_LIFE:
+        ended = blank.test_cli_runner().invoke(args=["db", *command.split()])
+        assert ended.exception is None or isinstance(ended.exception, SystemExit), command
+        assert ended.exit_code in {0, 1}, command
+        assert "Traceback" not in ended.output, command
+
+    assert tables() == set(Base.metadata.tables)
+
+
+def flask_db(*arguments: str, url: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "flask", "db", *arguments],
+        cwd=services.ROOT,
+        env=os.environ | {"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.site
+def test_the_revision_of_a_database_is_told_on_standard_output(blank, blank_url):
+    """While PostgreSQL is migrated too: who only looks waits for nobody."""
+    upgrade(revision="0018")
+    with database.engine().connect() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(6241957330)"))
+        ended = flask_db("current", url=blank_url)
+
+    assert (ended.returncode, ended.stdout) == (0, "0018\n"), ended.stderr
+
+
+@pytest.mark.site
+def test_the_statements_of_a_migration_are_printed_and_nothing_is_connected_to():
+    url = f"postgresql://ada@{services.HOST}:{services.free_port()}/ada"
+    ended = flask_db("upgrade", "--sql", url=url)
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("BEGIN;\n")
+    assert ended.stdout.endswith("COMMIT;\n\n")
+    assert all(f"CREATE TABLE {name} (" in ended.stdout for name in Base.metadata.tables)
+
+
 @pytest.mark.site
 def test_two_upgrades_at_once_are_safe(blank_url):
     """DP-10: two release phases, or two first starts, on one empty database."""
