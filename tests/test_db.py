@@ -1,5 +1,6 @@
 """The database: what a transaction promises, and what each of the two needs to be told."""
 
+import os
 import threading
 import time
 import uuid
@@ -7,6 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import psycopg
 import pytest
+from flask_migrate import upgrade
 from sqlalchemy import event, exc, insert, select, text
 
 from authsite import create_app, database
@@ -300,6 +302,37 @@ def test_every_sqlite_connection_has_its_pragmas(on_sqlite, pragma, value):
         for connection in (first, second):
             assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar() == value
     assert database.row(text(f"PRAGMA {pragma}"))[0] == value
+
+
+@pytest.mark.parametrize("name", ["own.db", "link.db"])
+def test_sqlites_files_are_their_owners_alone(tmp_path, name):
+    """They hold the digests of passwords; beside one by a link as beside one by its name."""
+    (tmp_path / "link.db").symlink_to(tmp_path / "own.db")
+    url = f"sqlite:///{tmp_path / name}"
+    before = os.umask(0o022)
+    try:
+        app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
+        with app.app_context():
+            upgrade()
+            factories.account()
+            modes = {each.name: oct(each.stat().st_mode & 0o777) for each in tmp_path.glob("own*")}
+            database.engine().dispose()
+    finally:
+        os.umask(before)
+
+    assert modes == dict.fromkeys(["own.db", "own.db-wal", "own.db-shm"], "0o600")
+
+
+def test_the_mode_of_a_file_that_was_there_is_not_ours(tmp_path):
+    """Its owner may let a group read it."""
+    path = tmp_path / "own.db"
+    path.touch(mode=0o640)
+    app = create_app({"DATABASE_URL": f"sqlite:///{path}", "SECRET_KEY": services.SECRET_KEY})
+    with app.app_context():
+        assert database.row(text("SELECT 1"))[0] == 1
+        database.engine().dispose()
+
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_sqlite_writers_wait_for_each_other(on_sqlite):

@@ -5,13 +5,14 @@ third of the same through the ORM. A statement outside `transaction()` runs in a
 round trips of BEGIN and ROLLBACK; inside, it belongs to the transaction. Rows come back immutable.
 """
 
+import contextlib
+import os
 import secrets
 import select as selecting
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -80,13 +81,14 @@ _COUNTED = {"preserve_rowcount": True}
 # Threads that wait for a connection, beside those that have one: together half of a process's.
 MOST_WAITING = 22
 
+_making = threading.Lock()
 _connection: ContextVar[Connection | None] = ContextVar("authsite_connection", default=None)
 _after_commit: ContextVar[list[Callable[[], None]] | None] = ContextVar(
     "authsite_after_commit", default=None
 )
 
 
-@contextmanager
+@contextlib.contextmanager
 def transaction() -> Iterator[None]:
     """Commit what the block did, or nothing of it if it raises; an inner one joins the outer."""
     if _connection.get() is not None:
@@ -226,7 +228,7 @@ def run(
         return connection.execute(statement, parameters, execution_options=_COUNTED).rowcount
 
 
-@contextmanager
+@contextlib.contextmanager
 def _connected() -> Iterator[Connection]:
     connection = _connection.get()
     if connection is not None:
@@ -244,6 +246,7 @@ def init_app(app: Flask) -> None:
     with app.app_context():
         engine = db.engine
     if engine.dialect.name == "sqlite":
+        event.listen(engine, "do_connect", _make_file)
         event.listen(engine, "connect", _set_sqlite_pragmas)
         event.listen(engine, "begin", _begin_immediate)
         app.extensions["has_citus"] = False
@@ -441,6 +444,17 @@ def _is_pooled(connection: ImpatientConnection) -> bool:
     assert served_by is not None
     connection.has_citus = served_by[1]
     return bool(served_by[0] != connection.info.backend_pid)
+
+
+def _make_file(_dialect: Any, _record: Any, args: Any, _options: Any) -> None:
+    """Make SQLite's file its owner's alone: it holds digests of passwords.
+
+    SQLite gives those that it lays beside it (-wal, -shm) the mode of this one.
+    """
+    # A file that is closed loses all its locks in this process: nobody may have it open before.
+    with _making, contextlib.suppress(OSError):  # SQLite tells what is wrong with the path
+        path = os.path.realpath(args[0])
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:
