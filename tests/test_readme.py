@@ -1,6 +1,8 @@
 """What README says that one can paste, pasted."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,46 @@ def test_the_two_commands_are_the_ones_that_are_promised():
     section = README.split("## Run it, test it")[1].split("\n## ")[0]
     commands = re.findall(r"```sh\n(.*?)\n```", section, re.S)
     assert [command.rsplit("/", 1)[1] for command in commands] == ["flask run", "pytest"]
+
+
+def test_the_way_back_that_is_promised_leads_back(tmp_path):
+    """The older release starts on the tables only after the newer one has taken them back."""
+    back = README.split("### Upgrade a machine")[1].split("Back again")[1].split("\n### ")[0]
+    steps = [line.split("&&")[0].strip() for line in back.split("```")[1].splitlines()[1:]]
+    assert [step.rsplit("/")[-1].split()[0] for step in steps] == [
+        "systemctl",
+        "flask",
+        "git",
+        "systemctl",
+    ], "downgrade, then the older code"
+    older = tmp_path / "older"
+    shutil.copytree(services.ROOT / "migrations", older / "migrations")
+    for name in ("authsite", "wsgi.py"):
+        (older / name).symlink_to(services.ROOT / name)
+    *_, before, newest = sorted((older / "migrations/versions").glob("0*.py"))
+    newest.unlink()
+    environ = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": f"sqlite:///{tmp_path}/authsite.db",
+        "SECRET_KEY": services.SECRET_KEY,
+        "FLASK_SKIP_DOTENV": "1",
+    }
+
+    def run(*arguments: str, where: Path = services.ROOT) -> tuple[int, str]:
+        flask = [sys.executable, "-m", "flask", "--app", "wsgi", "db", *arguments]
+        if where == older:
+            flask += ["--directory", str(older / "migrations")]
+        done = subprocess.run(
+            flask, cwd=where, env=environ, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    assert run("upgrade")[0] == 0
+    code, said = run("upgrade", where=older)
+    assert (code, "Can't locate revision" in said) == (1, True)
+    assert run("downgrade", before.name[:4])[0] == 0
+    assert run("upgrade", where=older) == (0, "")
+    assert before.name[:4] in run("current", where=older)[1]
 
 
 def test_a_command_finds_the_settings_of_the_units(tmp_path):
