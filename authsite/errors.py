@@ -176,7 +176,7 @@ class EmailTokenInvalid(AuthsiteError):
 
 class UnsupportedGrantType(AuthsiteError):
     code = "validation_error"
-    message = "The grant type must be password"
+    message = "The grant type must be password or refresh_token"
 
 
 class SecondStepRequired(AuthsiteError):

@@ -91,8 +91,17 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "method": method.upper(),
                 "path": path,
                 "errors": list(_errors(operation)),
+                "needs": _needs(operation),
                 "curl": _curl(document["servers"][0]["url"], method.upper(), path, operation),
             }
+
+
+def _needs(operation: dict[str, Any]) -> str:
+    """Return what a call has to bring, as programs read it in `security`."""
+    if not operation["security"]:
+        return "Needs no access token."
+    (scheme,) = operation["security"][0]  # of several the first: OAuth's brings the same token
+    return f"Needs {NEEDED[scheme]}."
 
 
 def _errors(operation: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -189,6 +198,7 @@ KINDS_OF_CALLS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "Calls with a body": lambda operation: "requestBody" in operation,
     "Calls with an access token": lambda operation: {"bearer": []} in operation["security"],
 }
+NEEDED = {"bearer": "an access token", "service": "a service's name and secret, by HTTP Basic"}
 KINDS = {"string": "text", "integer": "whole number", "boolean": "true or false"}
 FORMATS = {
     "email": "e-mail address",

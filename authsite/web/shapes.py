@@ -34,8 +34,10 @@ CODES = {
     "email_taken": "An account with this e-mail address exists already.",
     "validation_error": "The body was read, but its members are not all right. Each entry of errors"
     " names one in field, with words that can be shown to people.",
-    "malformed_request": "The body is not what it says it is: not JSON, a member twice, too deep, not"
-    " UTF-8; or a token or password came in the query string.",
+    "malformed_request": "The request is not what it says it is. Its JSON is none, has a member twice, is"
+    " nested too deeply or is not UTF-8; a form has a field twice or in the query string, holds a"
+    " `client_secret`, or lacks its `token`; an access token came in the query string beside the one in the"
+    " header; or the cookies are too large. Any other token or password in a query string is not read.",
     "unsupported_media_type": "The Content-Type is not the one that this endpoint reads, or the"
     " body is compressed; then Accept-Encoding says identity.",
     "payload_too_large": "The body is larger than 64 KiB.",
@@ -236,7 +238,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "ip_address": or_null(text(description="IPv4 or IPv6.")),
             "location_city": or_null(text(description="Where the address seems to be.")),
             "location_country": or_null(text(description="Where the address seems to be.")),
-            "last_used_at": TIME | {"description": "In UTC; exact to the minute."},
+            "last_used_at": TIME
+            | {"description": "Noted at each refresh, and else at most once a minute. In UTC."},
             "created_at": TIME,
             "expires_at": TIME
             | {"description": "Seven days after the last refresh, at most 30 after signing in."},

@@ -384,6 +384,8 @@ def test_another_grant_type_is_unsupported_whatever_else_is_sent(app, client, us
             answer = oauth(client, **members)
             assert answer.status_code == 400
             assert answer.get_json()["error"] == "unsupported_grant_type"
+            said = answer.get_json()["error_description"]
+            assert said == "The grant type must be password or refresh_token"
     assert count(app, UserSession) == 0
 
 

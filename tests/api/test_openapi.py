@@ -22,7 +22,7 @@ from werkzeug.test import TestResponse
 from authsite import accounts, clock, create_app, errors, service_clients
 from authsite.extensions import limiter
 from authsite.passkeys import adding
-from authsite.web import openapi, problems
+from authsite.web import openapi, problems, shapes
 from tests import services
 from tests.api.conftest import (
     EMAIL,
@@ -1101,6 +1101,45 @@ def test_page_shows_every_operation_with_its_address_its_inputs_and_a_command(do
                 assert member["description"] in page.text
     commands = [each for each in page.commands if each.startswith("curl")]
     assert len(commands) == len(document.operations())
+
+
+def test_page_tells_what_each_call_has_to_bring(bare_client, document):
+    html = unescape(bare_client.get(f"{V1}/docs").text)
+    needed = {
+        "[]": "Needs no access token.",
+        "bearer": "Needs an access token.",
+        "service": "Needs a service's name and secret, by HTTP Basic.",
+    }
+    told = dict(re.findall(r'<h3 id="(\w+)">.*?<p>(Needs [^<]*)</p>', html, re.DOTALL))
+    assert told == {
+        operation_id: needed[
+            next(iter(operation["security"][0])) if operation["security"] else "[]"
+        ]
+        for operation_id, (_, _, operation) in document.operations().items()
+    }
+    assert "HTTP Basic" in told["introspect_token"]
+
+
+def test_what_a_query_string_may_hold_is_told_as_it_is(open_app):
+    """TK-12, AP-18: refused where it would count, else not read."""
+    client = open_app.test_client()
+    account = {"email": EMAIL, "password": PASSWORD, "first_name": "Ada"}
+    client.post(f"{V1}/auth/register", json=account)
+    token = client.post(f"{V1}/auth/login", json=account).get_json()["access_token"]
+    me = f"{V1}/auth/me?access_token={token}"
+    form = {"grant_type": "password", "username": EMAIL}
+    answers = [
+        client.get(me),
+        client.get(me, headers={"Authorization": f"Bearer {token}"}),
+        client.post(f"{V1}/auth/login?password={PASSWORD}", json={"email": EMAIL}),
+        client.post(f"{V1}/auth/login?password=no", json=account),
+        client.post(f"{V1}/auth/login/oauth?password={PASSWORD}", data=form),
+    ]
+    codes = [each.get_json().get("errors", [{"code": None}])[0]["code"] for each in answers]
+    refused = "malformed_request"
+    assert codes == ["not_authenticated", refused, "validation_error", None, refused]
+    assert "a token or password came in the query string" not in shapes.CODES[refused]
+    assert "beside the one in the header" in shapes.CODES[refused]
 
 
 def test_every_problem_leads_to_a_place_on_the_page(page):
