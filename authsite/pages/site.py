@@ -35,16 +35,25 @@ def passkey_endpoints() -> Response:
 
 @blueprint.get("/.well-known/security.txt")
 def security_txt() -> Response:
-    """Tell whom to write to about a weakness (RFC 9116)."""
-    _, sender = parseaddr(current_app.config["MAIL_DEFAULT_SENDER"])
+    """Tell whom to write to about a weakness (RFC 9116), where there is somebody."""
+    contact = current_app.config["SUPPORT_URL"] or _read_sender()
+    if contact is None:
+        raise NotFound
     lines = [
-        f"Contact: {current_app.config['SUPPORT_URL'] or f'mailto:{sender}'}",
+        f"Contact: {contact}",
         f"Expires: {times.iso(clock.now() + SECURITY_TXT_LIFETIME)}",
         "Preferred-Languages: en",
         f"Canonical: {current_app.config['PUBLIC_BASE_URL']}/.well-known/security.txt",
     ]
     text = "".join(f"{line}\n" for line in lines)
     return Response(text, content_type="text/plain; charset=utf-8", headers=CACHED_FOR_A_DAY)
+
+
+def _read_sender() -> str | None:
+    """Return how to write to whom mails come from, or None where the address says that nobody reads it."""
+    _, sender = parseaddr(current_app.config["MAIL_DEFAULT_SENDER"])
+    name = sender.partition("@")[0].lower().translate(str.maketrans("", "", "-_."))
+    return None if name in {"noreply", "donotreply"} else f"mailto:{sender}"
 
 
 @blueprint.get("/robots.txt")

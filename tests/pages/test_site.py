@@ -35,6 +35,17 @@ def test_researchers_find_whom_to_write_to(make_app, sender, address):
     assert now < expires < now + timedelta(days=365)
 
 
+@pytest.mark.parametrize("sender", ["", "no-reply@example.com", "Ada's <NoReply@example.com>"])
+def test_nobody_is_sent_to_an_address_that_is_not_read(make_app, sender):
+    """PG-17: without a contact there is no such file; the site makes its sender's name up itself."""
+    app = make_app(MAIL_DEFAULT_SENDER=sender)
+    assert app.config["MAIL_DEFAULT_SENDER"]
+    answer = Browser(app).get("/.well-known/security.txt")
+
+    assert answer.status_code == 404
+    assert "mailto:" not in answer.text
+
+
 def test_robots_are_kept_out(browser):
     answer = browser.get("/robots.txt")
     assert answer.text == "User-agent: *\nDisallow: /\n"
