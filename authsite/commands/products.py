@@ -11,6 +11,8 @@ from .shell import blueprint
 @click.argument("origin")
 def forward_auth_key(origin: str) -> None:
     """Print the key with which a product verifies what it is told of its users."""
-    if origin not in current_app.config["FORWARD_AUTH_ORIGINS"]:
-        raise click.ClickException("FORWARD_AUTH_ORIGINS does not list this origin.")
+    listed = current_app.config["FORWARD_AUTH_ORIGINS"]
+    if origin not in listed:
+        told = f"It lists {', '.join(sorted(listed))}." if listed else "It lists none."
+        raise click.ClickException(f"FORWARD_AUTH_ORIGINS does not list this origin. {told}")
     click.echo(products.assertion_key(origin))

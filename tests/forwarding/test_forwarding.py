@@ -640,6 +640,9 @@ def test_the_key_is_one_line_that_verifies_what_the_product_is_told(app, visitor
     assert jwt.decode(assertion, line.encode(), ["HS256"], audience=WIKI)["email"] == EMAIL
     other = app.test_cli_runner().invoke(args=["forward-auth-key", "https://evil.example"])
     assert other.exit_code == 1
+    listed = ", ".join(sorted(app.config["FORWARD_AUTH_ORIGINS"]))
+    assert other.stderr.endswith(f"does not list this origin. It lists {listed}.\n")
+    assert WIKI in listed
 
 
 def test_after_a_rotation_of_the_secret_cookies_go_on_and_only_the_new_key_signs(app, visitor):
