@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from authsite.web import limits
 from tests import services
 
 pytestmark = pytest.mark.site
@@ -47,6 +48,18 @@ def test_the_two_commands_are_the_ones_that_are_promised():
     section = README.split("## Run it, test it")[1].split("\n## ")[0]
     commands = re.findall(r"```sh\n(.*?)\n```", section, re.S)
     assert [command.rsplit("/", 1)[1] for command in commands] == ["flask run", "pytest"]
+
+
+def test_the_limits_are_those_that_hold():
+    section = README.split("## Limits")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \| .* \| (\d+) \| (\w+) \|$", section, re.M)
+    held = {
+        each.name: (str(each.per_minute), each.whose)
+        for each in vars(limits).values()
+        if isinstance(each, limits.Limit)
+    }
+    assert {"login", "register", "request-reset", "refresh"} <= {name for name, _, _ in rows}
+    assert rows == [(name, *held[name]) for name, _, _ in rows]
 
 
 def test_the_way_back_that_is_promised_leads_back(tmp_path):
