@@ -16,6 +16,8 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from click.testing import CliRunner
+from flask.cli import FlaskGroup
 from sqlalchemy import func, make_url, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
@@ -821,6 +823,17 @@ def test_every_command_tells_what_it_does(cli, command):
 
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 3
+
+
+def test_the_list_of_commands_says_whole_sentences_and_only_what_operators_use():
+    """Click cuts what does not fit in 80 columns; Flask-Limiter's command knows no limit of ours."""
+    environ = {"DATABASE_URL": services.UNUSED_DATABASE_URL, "SECRET_KEY": services.SECRET_KEY}
+    group = FlaskGroup(create_app=lambda: create_app(environ))
+    result = CliRunner().invoke(group, ["--help"], terminal_width=78)
+    lines = result.stdout.partition("Commands:\n")[2].splitlines()
+
+    assert {line.split()[0] for line in lines} == {*OURS, "db", "routes", "run", "shell"}
+    assert [line for line in lines if not line.endswith(".") or line.endswith("...")] == []
 
 
 def test_mail_of_a_command_waits_for_a_worker_or_leaves_with_it(cli, ada):

@@ -37,7 +37,7 @@ SIGN_INS_SHOWN = 3
 @click.option("--verified", is_flag=True, help="The address is known to be its owner's.")
 @reporting
 def create_user(email: str, first_name: str | None, superuser: bool, verified: bool) -> None:
-    """Create an account; the password is prompted for, or read from standard input."""
+    """Create an account. The password is prompted for, or read from standard input."""
     with current_app.test_request_context():
         # What is wrong with these is said before a password is asked for.
         address = EmailForm.from_members({"email": email}).email.data or ""
@@ -60,7 +60,7 @@ def create_user(email: str, first_name: str | None, superuser: bool, verified: b
 
 @on_account("verify-email")
 def verify_email(email: str) -> None:
-    """Confirm the address of an account whose owner is known to read its mail."""
+    """Confirm an account's address. Its owner is known to read its mail."""
     click.echo(f"Confirmed {addresses.verify_by_operator(email).email}.")
 
 
@@ -69,7 +69,7 @@ def verify_email(email: str) -> None:
 @click.argument("new_email")
 @reporting
 def change_email(email: str, new_email: str) -> None:
-    """Change the address of an account whose owner is known, and tell both addresses."""
+    """Change an account's address, and mail both addresses. Its owner is known to be who asks."""
     with current_app.test_request_context():
         form = EmailForm.from_members({"email": new_email})
     changed = email_changes.change_by_operator(email, form.email.data or "")
@@ -93,7 +93,10 @@ def activate_user(email: str) -> None:
 @click.option("--now", "is_at_once", is_flag=True, help="Wait for nothing; nobody can keep it.")
 @reporting
 def delete_user(email: str, is_at_once: bool) -> None:
-    """Close an account and delete it ACCOUNT_DELETION_DAYS later; its owner is mailed how to keep it."""
+    """Close an account, and delete it some days later.
+
+    After ACCOUNT_DELETION_DAYS; its owner is mailed how to keep it.
+    """
     account, delete_after = deletions.request_by_operator(email, is_at_once=is_at_once)
     if delete_after is None:
         click.echo(f"Deleted {account.email}.")
@@ -111,7 +114,7 @@ def set_password(email: str) -> None:
 
 @on_account("send-reset")
 def send_reset(email: str) -> None:
-    """Mail the link to choose a new password, and say whether the mail server has taken it."""
+    """Mail the link to choose a new password. Say whether the mail server has taken it."""
     account = accounts.find_by_email(email)
     if not account.is_active:
         raise InactiveAccount
@@ -130,7 +133,10 @@ def send_reset(email: str) -> None:
 
 @on_account("export-user")
 def export_user(email: str) -> None:
-    """Print all that is held of an account as JSON, for whoever asked for it by letter; its owner is told."""
+    """Print all that is held of an account, as JSON.
+
+    For whoever asked for it by letter; its owner is told.
+    """
     for piece in exports.export_for_operator(email):
         click.echo(piece, nl=False)
 
@@ -139,7 +145,7 @@ def export_user(email: str) -> None:
 @click.argument("email_or_id")
 @reporting
 def show_user(email_or_id: str) -> None:
-    """Show an account: its state, the wrong passwords on its count, its sessions and last sign-ins."""
+    """Show an account. Its state, the wrong passwords on its count, its sessions and last sign-ins."""
     account = _find(email_or_id)
     facts = {
         "id": account.id,
@@ -161,7 +167,7 @@ def show_user(email_or_id: str) -> None:
 
 @on_account("unlock")
 def unlock(email: str) -> None:
-    """Take an account's wrong passwords and codes off the count, so that its owner may try again."""
+    """Forget an account's wrong passwords and codes. Its owner may try again."""
     account = accounts.find_by_email(email)
     throttling.forget(account.email)
     throttling.forget_second_step(account.id)

@@ -24,7 +24,10 @@ NOUNS = {
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
 def cleanup_accounts(batch_size: int, dry_run: bool, as_json: bool) -> None:
-    """Delete accounts that are due, claims that have expired and changes of address that are over."""
+    """Delete accounts that are due, and what came to nothing.
+
+    Claims that have expired, and changes of address that are over.
+    """
     before, started = clock.now() - chores.KEEP, time.monotonic()
     if dry_run:
         counts = {
@@ -59,7 +62,10 @@ def cleanup_accounts(batch_size: int, dry_run: bool, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Delete nothing; only count.")
 @click.pass_context
 def cleanup(context: click.Context, dry_run: bool) -> None:
-    """Do cleanup-sessions, cleanup-activity and cleanup-accounts; one that fails stops no other."""
+    """Do all three clean-ups.
+
+    cleanup-sessions, cleanup-activity and cleanup-accounts; one that fails stops no other.
+    """
     failed: list[click.ClickException] = []
     for each in (sessions.cleanup_sessions, activity.cleanup_activity, cleanup_accounts):
         try:

@@ -15,7 +15,7 @@ from .shell import blueprint, reporting
 @click.option("--loop", is_flag=True, help="The older name of `flask worker`.")
 @reporting
 def send_mail(loop: bool) -> None:
-    """Deliver the mail, and the events for WEBHOOK_URLS, that wait in the outbox."""
+    """Deliver what waits in the outbox. Mail, and the events for WEBHOOK_URLS."""
     if loop:
         worker.work_until_stopped()
         return
@@ -33,7 +33,10 @@ def send_mail(loop: bool) -> None:
 @click.argument("address")
 @reporting
 def send_test_mail(address: str) -> None:
-    """Send a mail to an address at once, and say whether the mail server has taken it, or its answer."""
+    """Send a mail to an address at once.
+
+    Say whether the mail server has taken it, or its answer.
+    """
     with current_app.test_request_context():
         to = EmailForm.from_members({"email": address}).email.data or ""
     try:

@@ -11,7 +11,10 @@ from .shell import blueprint, counted, on_account, reporting
 @on_account("reset-two-step")
 @click.option("--passkeys", is_flag=True, help="Remove all passkeys of the account as well.")
 def reset_two_step(email: str, passkeys: bool) -> None:
-    """Turn two-step sign-in off for who has lost phone and recovery codes; ends all sessions, and mails."""
+    """Turn an account's two-step sign-in off.
+
+    For who has lost phone and recovery codes; ends all sessions, and mails.
+    """
     account = second_steps.operating.reset(email, and_passkeys=passkeys)
     gone = " It has no passkeys any more." if passkeys else ""
     click.echo(f"Two-step sign-in is off for {account.email}. All its sessions have ended.{gone}")
@@ -22,7 +25,10 @@ def reset_two_step(email: str, passkeys: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
 def reencrypt_secrets(dry_run: bool, as_json: bool) -> None:
-    """Seal with SECRET_KEY what a secret of SECRET_KEY_FALLBACKS has sealed, which may go afterwards."""
+    """Seal with SECRET_KEY what an older secret sealed.
+
+    One of SECRET_KEY_FALLBACKS, which may go afterwards.
+    """
     found = second_steps.apps.reseal_all(is_dry_run=dry_run)
     if as_json:
         click.echo(json.dumps(found | {"dry_run": dry_run}))

@@ -24,7 +24,7 @@ HEADS = ["ID", "DEVICE", "ADDRESS", "SIGNED IN", "LAST USED"]
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
 def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bool) -> None:
-    """Delete every session that ended or expired more than --keep-days ago."""
+    """Delete sessions that ended or expired. More than --keep-days ago."""
     before = clock.now() - timedelta(days=keep_days)
     started = time.monotonic()
     deleted = 0
@@ -60,7 +60,7 @@ def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bo
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array.")
 @reporting
 def list_sessions(email: str, as_json: bool) -> None:
-    """List where an account is signed in, the last used first."""
+    """List where an account is signed in. The last used first."""
     account = accounts.find_by_email(email)
     found = [
         {
@@ -89,7 +89,7 @@ def list_sessions(email: str, as_json: bool) -> None:
 @click.argument("session_id", type=click.UUID)
 @reporting
 def revoke_session(session_id: uuid.UUID) -> None:
-    """End one session, by the id that list-sessions and the log show."""
+    """End one session. By the id that list-sessions and the log show."""
     owner = sessions.find_owner(session_id)
     if owner is None:
         raise SessionNotFound
@@ -102,7 +102,7 @@ def revoke_session(session_id: uuid.UUID) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
 def session_stats(as_json: bool) -> None:
-    """Count the sessions: active, with a second step (AAL2), expired, ended by reason, by type."""
+    """Count the sessions. Active, with a second step (AAL2), expired, ended by reason, by type."""
     statistics = sessions.statistics()
     if as_json:
         click.echo(json.dumps(statistics))

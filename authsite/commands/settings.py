@@ -7,7 +7,9 @@ from .shell import blueprint
 
 @blueprint.cli.command("check-config")
 def check_config() -> None:
-    """Say whether the service may start; exit 1 with every problem of the settings where it may not.
+    """Say whether the service may start.
+
+    Exit 1 with every problem of the settings where it may not.
 
     Without starting: nobody is asked over a network, and nothing listens.
     """

@@ -16,6 +16,17 @@ blueprint = Blueprint("commands", __name__, cli_group=None)
 T = TypeVar("T")
 
 
+@blueprint.record
+def _hide_what_no_operator_uses(_state: object) -> None:
+    """Leave Flask-Limiter's own command out of `flask --help`: it knows nothing of our limits."""
+    context = click.get_current_context(silent=True)
+    commands: dict[str, click.Command] = getattr(
+        context.find_root().command if context else None, "commands", {}
+    )
+    if "limiter" in commands:
+        commands["limiter"].hidden = True
+
+
 def on_account(name: str) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a command of this name that is told the address of an account, and is `reporting`."""
 

@@ -14,7 +14,9 @@ AGAIN = "What stands above is done. Run this again for the rest."
 @click.option("--dry-run", is_flag=True, help="Change nothing; print the SQL.")
 @reporting
 def distribute_tables(dry_run: bool) -> None:
-    """Spread the tables over the machines of Citus, by user; once, on its coordinator, while nothing serves.
+    """Spread the tables over the machines of Citus.
+
+    By user; once, on its coordinator, while nothing serves.
 
     Run it again after each flask db upgrade that adds a table, and where it was cut off.
     """
