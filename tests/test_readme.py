@@ -50,6 +50,20 @@ def test_the_two_commands_are_the_ones_that_are_promised():
     assert [command.rsplit("/", 1)[1] for command in commands] == ["flask run", "pytest"]
 
 
+def test_each_link_leads_to_a_heading_and_the_contents_name_each():
+    def anchors(text: str, level: str) -> set[str]:
+        text = re.sub(r"```.*?```", "", text, flags=re.S)
+        headings = re.findall(rf"^{level} (.+)$", text, re.M)
+        return {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+    for path, anchor in re.findall(r"\]\(([\w/.]*\.md)?#([^)]+)\)", README):
+        there = (services.ROOT / (path or "README.md")).read_text()
+        assert anchor in anchors(there, "##+"), anchor
+    [contents] = re.findall(r"^In this text:\n\n(.*?)\n\n", README, re.M | re.S)
+    listed = re.findall(r"\(#([^)]+)\)", contents)
+    assert sorted([*listed, "run-it-test-it"]) == sorted(anchors(README, "##"))
+
+
 def test_the_limits_are_those_that_hold():
     section = README.split("## Limits")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `([\w-]+)` \| .* \| (\d+) \| (\w+) \|$", section, re.M)
