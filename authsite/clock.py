@@ -15,4 +15,4 @@ def rfc3339(moment: object) -> str:
     """
     if not isinstance(moment, datetime):
         raise TypeError("not a moment")
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
