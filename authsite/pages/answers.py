@@ -54,9 +54,13 @@ def page(template: str, *, form: Form | None = None, **context: Any) -> tuple[st
     It shows the word that the last redirect left, unless that would stand beside errors as if it were
     about them.
     """
-    words, errors = get_flashed_messages(), _errors(form)
-    flash = words[-1] if words and not errors else None
-    text = render_template(template, form=form, errors=errors, flash=flash, **context)
+    words: Any = get_flashed_messages(with_categories=True)
+    errors = _errors(form)
+    kind, flash = words[-1] if words and not errors else (None, None)
+    is_notice = kind == authentication.NOTICE
+    text = render_template(
+        template, form=form, errors=errors, flash=flash, is_notice=is_notice, **context
+    )
     if "not_taken_because" in g:
         return text, 400
     return text, 422 if errors else 200
@@ -65,6 +69,12 @@ def page(template: str, *, form: Form | None = None, **context: Any) -> tuple[st
 def done(word: str | Markup, location: str = HOME) -> Response:
     """Return the redirect after a POST; the page that follows says the word."""
     flash(word)
+    return redirect(location, 303)
+
+
+def told(word: str | Markup, location: str = HOME) -> Response:
+    """Return what `done` does where nothing was done: the word has not the look of a success."""
+    flash(word, authentication.NOTICE)
     return redirect(location, 303)
 
 
@@ -78,7 +88,7 @@ def not_taken(leads_to: str = LOGIN) -> ResponseReturnValue:
     if "session" not in g:
         return render_template("errors/signed_out.html", login=leads_to), 400
     if request.path in {LOGIN, REGISTER}:
-        return done(ALREADY_IN, leads_to)
+        return told(ALREADY_IN, leads_to)
     return render_template("errors/expired.html"), 400
 
 
@@ -96,7 +106,7 @@ def signed_out() -> Response:
 def signed_out_elsewhere(_: SessionRevoked) -> Response:
     """Return the redirect of whose session has ended while it asked for something that is not done then."""
     authentication.forget()
-    return done(authentication.SIGNED_OUT_ELSEWHERE, LOGIN)
+    return told(authentication.SIGNED_OUT_ELSEWHERE, LOGIN)
 
 
 def others_signed_out(count: int) -> str:

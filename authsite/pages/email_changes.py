@@ -92,7 +92,7 @@ def confirm() -> ResponseReturnValue:
     except EmailTokenInvalid:
         return _unusable_link()
     except EmailTaken:
-        return answers.done(TAKEN, HERE if "session" in g else answers.LOGIN)
+        return answers.told(TAKEN, HERE if "session" in g else answers.LOGIN)
 
 
 @blueprint.get("/undo-email")
@@ -162,7 +162,7 @@ def _confirm_by_password() -> ResponseReturnValue:
         return _confirm_page(form)
     # Nothing is changed before the second step, which only a sign-in asks for.
     if authenticated.two_step_since is not None:
-        return answers.done(SIGN_IN_FIRST, answers.LOGIN)
+        return answers.told(SIGN_IN_FIRST, answers.LOGIN)
     account = email_changes.confirm(authenticated.account.id, token)
     session.pop("change_email")
     authentication.sign_in(authenticated._replace(account=account), is_remembered=False)

@@ -44,7 +44,7 @@ def report() -> ResponseReturnValue:
     if "session" in g and str(authentication.current_session().id) == found.of:
         authentication.forget()  # it was this browser's own; the link stays at hand
         session["not_me"] = token
-    return redirect("/not-me", 303) if is_first else answers.done(ALREADY, "/not-me")
+    return redirect("/not-me", 303) if is_first else answers.told(ALREADY, "/not-me")
 
 
 def _end_everything(token: str) -> ResponseReturnValue:

@@ -96,7 +96,7 @@ def remove(passkey_id: str) -> ResponseReturnValue:
 @blueprint.errorhandler(PasskeyNotFound)
 def tell_that_it_is_gone(_: PasskeyNotFound) -> ResponseReturnValue:
     """Lead back to the list: another device was faster."""
-    return answers.done("That passkey has been removed already.", PASSKEYS)
+    return answers.told("That passkey has been removed already.", PASSKEYS)
 
 
 def _find(passkey_id: str) -> database.Row:

@@ -41,7 +41,7 @@ def confirm() -> ResponseReturnValue:
     except EmailTaken:
         session.pop("confirm_registration")
         login = answers.leading_on(answers.LOGIN, kept=answers.kept_next())
-        return answers.done("You already have an account with this email address.", login)
+        return answers.told("You already have an account with this email address.", login)
     kept = answers.kept_next()  # signing in empties the cookie
     authentication.sign_in(confirmed, is_remembered=False)
     return answers.signed_in(answers.ACCOUNT_CREATED, kept)

@@ -128,7 +128,7 @@ def set_up_app() -> ResponseReturnValue:
 def show_remove_app() -> ResponseReturnValue:
     """Say what follows from removing the app."""
     if second_steps.apps.find(authentication.current_session().account.id) is None:
-        return answers.done(NO_APP, SECURITY)
+        return answers.told(NO_APP, SECURITY)
     return _removal_page(step_up.prepared(ConfirmingForm()))
 
 
@@ -165,7 +165,7 @@ def turn_on() -> ResponseReturnValue:
     try:
         made = second_steps.switch.enable(caller.account.id, caller.id)
     except NoSecondStep as refusal:
-        return answers.done(f"{refusal.message}.", SECURITY)
+        return answers.told(f"{refusal.message}.", SECURITY)
     if made.recovery_codes is None:
         return answers.done("Two-step sign-in is on.", SECURITY)
     return _codes_page(made)
@@ -191,7 +191,7 @@ def replace_recovery_codes() -> ResponseReturnValue:
     try:
         made = second_steps.recovery.replace(caller.account.id, caller.id, replaces=form.set_id)
     except AlreadyReplaced:
-        return answers.done(REPLACED, RECOVERY_CODES)
+        return answers.told(REPLACED, RECOVERY_CODES)
     except NoSecondStep:
         return answers.done("Two-step sign-in is off.", SECURITY)
     return _codes_page(made)
@@ -206,7 +206,7 @@ def download_recovery_codes() -> ResponseReturnValue:
     codes = (form.codes.data or "").split()
     is_current = form.validate() and second_steps.recovery.is_current(caller.account.id, codes)
     if not is_current:
-        return answers.done(REPLACED, RECOVERY_CODES)
+        return answers.told(REPLACED, RECOVERY_CODES)
     response = Response("".join(f"{code}\r\n" for code in codes), mimetype="text/plain")
     response.headers["Content-Disposition"] = 'attachment; filename="recovery-codes.txt"'
     return response
@@ -256,7 +256,7 @@ def _wants_recovery() -> bool:
 def _start_again(word: str) -> ResponseReturnValue:
     """Lead to the sign-in page, with a word for whose pending sign-in is gone."""
     if session.pop(PENDING, None) is not None:
-        flash(word)
+        flash(word, authentication.NOTICE)
     elif "session" in g:
         return redirect(answers.next_location(), 303)
     return redirect(answers.leading_on(answers.LOGIN), 303)

@@ -74,7 +74,7 @@ def revoke(device_id: str) -> Response:
     caller = authentication.current_session()
     device = _find(device_id)
     if device is None:
-        return answers.done(ALREADY)
+        return answers.told(ALREADY)
     if device.id == caller.id:
         return answers.signed_out()
     sessions.end(caller.account.id, device.id, reason="revoked", ended_from=caller.device_name)
@@ -87,7 +87,7 @@ def show_rename(device_id: str) -> ResponseReturnValue:
     """Show the form for a device's name."""
     device = _find(device_id)
     if device is None:
-        return answers.done(ALREADY)
+        return answers.told(ALREADY)
     form = RenameForm(data={"name": device.device_name})
     return answers.page("sessions/rename.html", form=form, device=device)
 
@@ -99,7 +99,7 @@ def rename(device_id: str) -> ResponseReturnValue:
     """Give a device the user's own name for it; none goes back to what it calls itself."""
     device = _find(device_id)
     if device is None:
-        return answers.done(ALREADY)
+        return answers.told(ALREADY)
     form = RenameForm()
     if not form.validate():
         return answers.page("sessions/rename.html", form=form, device=device)
@@ -107,7 +107,7 @@ def rename(device_id: str) -> ResponseReturnValue:
     try:
         renamed = sessions.rename(owner.id, device.id, form.name.data or None)
     except SessionNotFound:
-        return answers.done(ALREADY)
+        return answers.told(ALREADY)
     return answers.done(f"The name is now {_called(renamed)}.")
 
 
@@ -117,7 +117,7 @@ def show_revoke_others() -> ResponseReturnValue:
     """Ask whether all other devices shall be signed out, and list them."""
     others = _others()
     if not others:
-        return answers.done(ONLY_ONE)
+        return answers.told(ONLY_ONE)
     return answers.page("sessions/revoke_others.html", devices=others, told_by=_told_by(others))
 
 
@@ -128,7 +128,7 @@ def revoke_others() -> Response:
     """Sign all other devices out."""
     count = authentication.end_everywhere(reason="revoked", keeps_own=True)
     if count == 0:
-        return answers.done(ONLY_ONE)
+        return answers.told(ONLY_ONE)
     word = answers.others_signed_out(count)
     return answers.done(NOT_RECOGNISED.format(word, "it" if count == 1 else "one of them"))
 

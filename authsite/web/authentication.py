@@ -71,6 +71,7 @@ CONFIRM = "/login/confirm"
 # Where a product leads that has signed its browser out: the session's cookie is still there.
 AFTER_SIGN_OUT = f"{LOGIN}?signed-out=here"
 SIGNED_OUT = "You have signed out."
+NOTICE = "notice"  # the kind of a word that tells of no success
 SIGNED_OUT_ELSEWHERE = "This device was signed out. Sign in again to continue."
 View = TypeVar("View", bound=Callable[..., Any])
 _DEVICE_ID = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
@@ -235,7 +236,10 @@ def from_cookie() -> None:
     except SessionRevoked:
         forget()
         is_own_act = request.path == LOGIN and request.args.get("signed-out") == "here"
-        flash(SIGNED_OUT if is_own_act else SIGNED_OUT_ELSEWHERE)
+        if is_own_act:
+            flash(SIGNED_OUT)
+        else:
+            flash(SIGNED_OUT_ELSEWHERE, NOTICE)
         return
     g.cookie_expires_at = resumed.expires_at
     if not bindings.is_proven(resumed):

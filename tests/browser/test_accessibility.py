@@ -355,6 +355,24 @@ def violations_and_scrolling(page: Page) -> list[Any]:
     return found
 
 
+def test_what_leads_on_without_a_password_keeps_its_distance_on_a_phone(open_page, site, mailbox):
+    """Beside the second step as beside the password: a thumb meets only one of the two."""
+    page = open_page(viewport=NARROW, color_scheme="dark")
+    passkey_second_step(Visitor(page, site, mailbox))
+    expect(heading(page)).to_have_text("Use your passkey or a recovery code")
+    second_step = distance(page, "Continue", "Use a passkey")
+    page.goto("/login")
+    assert distance(page, "Sign in", "Use a passkey") == second_step > 24
+
+
+def distance(page: Page, upper: str, lower: str) -> float:
+    """Return how many pixels lie between two buttons."""
+    buttons = page.get_by_role("main")
+    above = buttons.get_by_role("button", name=upper, exact=True).bounding_box()
+    below = buttons.get_by_role("button", name=lower, exact=True).bounding_box()
+    return round(below["y"] - above["y"] - above["height"])
+
+
 BORDER = "element => getComputedStyle(element).borderBottomColor"
 
 

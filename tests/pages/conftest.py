@@ -162,8 +162,13 @@ def words(answer: TestResponse) -> str:
 
 
 def flash(answer: TestResponse) -> str | None:
-    found = re.search(r'<p class="flash"[^>]*>(.*?)</p>', answer.text, re.DOTALL)
+    found = re.search(r'<p class="flash(?: notice)?"[^>]*>(.*?)</p>', answer.text, re.DOTALL)
     return unescape(re.sub("<.*?>", "", found[1])) if found else None
+
+
+def is_notice(answer: TestResponse) -> bool:
+    """Return whether the word above the page has not the look of a success."""
+    return '<p class="flash notice"' in answer.text
 
 
 def summary(answer: TestResponse) -> list[tuple[str | None, str]]:

@@ -20,6 +20,7 @@ from tests.pages.conftest import (
     elements,
     flash,
     heading,
+    is_notice,
     live_sessions,
     mails,
     session_row,
@@ -285,6 +286,7 @@ def test_the_api_ends_a_browser_at_once_and_the_browser_is_told(app, ada):
     assert (answer.status_code, answer.location) == (302, "/login?next=/account/devices")
     login = ada.get(answer.location)
     assert flash(login) == "This device was signed out. Sign in again to continue."
+    assert is_notice(login)
     assert "Sign in to continue" not in words(login)
     assert flash(ada.get("/login")) is None
     assert "secret" not in ada.cookie_content()
@@ -319,7 +321,8 @@ def test_a_device_that_is_not_ones_own_or_not_signed_in_gets_one_neutral_answer(
     }[kind]
     answer = ada.post(path_of(device, act), page="/account/devices", name="Mine")
     assert (answer.status_code, answer.location) == (303, "/account/devices")
-    assert flash(ada.get("/account/devices")) == ALREADY
+    devices = ada.get("/account/devices")
+    assert (flash(devices), is_notice(devices)) == (ALREADY, True)
     assert ada.get(path_of(device, "rename")).status_code == 303
     assert grace.is_signed_in()
     assert session_row(app, grace.session_id()).given_name is None
