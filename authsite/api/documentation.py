@@ -78,6 +78,7 @@ def _docs() -> str:
         lost_answer_seconds=current_app.config["REFRESH_LOST_ANSWER_SECONDS"],
         resolve=openapi.resolve,
         prose=_prose,
+        breakable=_breakable,
         in_words=_in_words,
         as_text=lambda example: json.dumps(example, indent=2),
     )
@@ -166,9 +167,14 @@ def _prose(text: str) -> Markup:
     """Return text as HTML, with what stands between backticks as code."""
     parts = text.split("`")
     return Markup("").join(
-        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        Markup("<code>{}</code>").format(_breakable(part)) if number % 2 else escape(part)
         for number, part in enumerate(parts)
     )
+
+
+def _breakable(path: str) -> Markup:
+    """Return a path as HTML that a narrow line breaks behind a slash, and not within a word."""
+    return Markup("/<wbr>").join(path.split("/"))
 
 
 def _in_words(schema: dict[str, Any]) -> str:

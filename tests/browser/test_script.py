@@ -189,6 +189,38 @@ def test_a_command_of_the_api_page_is_copied_whole_by_its_button(open_page):
     expect(without.get_by_role("button", name="Copy")).to_have_count(0)
 
 
+IS_BROKEN = """each => {
+  const texts = document.createTreeWalker(each, NodeFilter.SHOW_TEXT);
+  const range = document.createRange();
+  while (texts.nextNode()) {
+    range.selectNodeContents(texts.currentNode);
+    if (!texts.currentNode.data.includes("-") && range.getClientRects().length > 1) return true;
+  }
+  return false;
+}"""
+
+
+def test_a_phone_shows_the_api_page_itself_and_no_path_broken_within_a_word(open_page):
+    """Without script too: the list of all calls is folded away before the first sentence."""
+    page = open_page(has_script=False, viewport={"width": 320, "height": 640})
+    page.goto("/api/v1/docs")
+    contents = page.get_by_role("navigation", name="Contents")
+    expect(contents.get_by_role("link", name="Basics")).to_be_hidden()
+    expect(page.get_by_text("every place where they are signed in.")).to_be_in_viewport()
+    contents.get_by_text("Contents").click()
+    expect(contents.get_by_role("link", name="Basics")).to_be_visible()
+    paths = page.locator(".address code, .contents code").all()
+    assert len(paths) > 90
+    assert [each.text_content() for each in paths if each.evaluate(IS_BROKEN)] == []
+
+
+def test_the_name_of_the_site_stands_above_what_it_heads(open_page):
+    page = open_page(viewport={"width": 1280, "height": 800})
+    page.goto("/api/v1/docs")
+    name, title = page.locator(".site-name"), page.get_by_role("heading", level=1)
+    assert name.bounding_box()["x"] == title.bounding_box()["x"]
+
+
 def test_the_contents_of_the_api_page_stay_beside_what_is_read(open_page):
     page = open_page(viewport={"width": 1280, "height": 800})
     page.goto("/api/v1/docs#errors")
