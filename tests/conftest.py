@@ -29,12 +29,6 @@ from tests import colocation, compiled, ownership, quick_half, services
 MakeApp = Callable[..., Flask]
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One for each core; half as many again for what waits half of its time, for processes and clocks."""
-    cores = len(os.sched_getaffinity(0))
-    return cores if "not site" in config.option.markexpr else cores + (cores + 1) // 2
-
-
 def pytest_itemcollected(item: pytest.Item) -> None:
     quick_half.mark(item)
 
@@ -131,20 +125,25 @@ def sqlite_url(_sqlite_template: Path) -> str:
     return f"sqlite:///{path}"
 
 
+@pytest.fixture(scope="session")
+def _emptying(postgresql_url: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection that is kept: thousands of tests empty their database."""
+    with psycopg.connect(postgresql_url, autocommit=True) as connection:
+        yield connection
+
+
 @pytest.fixture
-def empty_postgresql_url(postgresql_url: str) -> Iterator[str]:
+def empty_postgresql_url(postgresql_url: str, _emptying: psycopg.Connection[Any]) -> Iterator[str]:
     yield postgresql_url
-    _empty(postgresql_url)
+    _emptying.execute(_EMPTY)
 
 
-def _empty(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("DELETE FROM users")  # and with them all that is theirs
-        for table in (
-            *("sign_in_failures", "registrations", "outgoing_mails", "outgoing_events"),
-            *("spent_tokens", "user_emails"),
-        ):
-            connection.execute(f"DELETE FROM {table}")
+# With the users go all rows that are theirs.
+_TABLES = (
+    *("users", "sign_in_failures", "registrations", "outgoing_mails", "outgoing_events"),
+    *("spent_tokens", "user_emails"),
+)
+_EMPTY = ";".join(f"DELETE FROM {table}" for table in _TABLES).encode()
 
 
 @pytest.fixture(scope="session")
@@ -166,7 +165,8 @@ def spread_url(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def empty_spread_url(spread_url: str) -> Iterator[str]:
     yield spread_url
-    _empty(spread_url)
+    with psycopg.connect(spread_url, autocommit=True) as connection:
+        connection.execute(_EMPTY)
 
 
 @pytest.fixture
@@ -177,12 +177,18 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test that asks for a database on both; where its module says ALSO_SPREAD, on a third."""
+    """Run each test that asks for a database on both; where its module says ALSO_SPREAD, on a third.
+
+    A slow one is a race, or as many inputs as can be thought of: it is about two databases.
+    """
     marks = metafunc.definition.iter_markers("parametrize")
     if "database_url" not in metafunc.fixturenames or any("database_url" in m.args for m in marks):
         return
-    also_spread = ["spread"] if getattr(metafunc.module, "ALSO_SPREAD", False) else []
-    metafunc.parametrize("database_url", ["sqlite", "postgresql", *also_spread], indirect=True)
+    is_slow = metafunc.definition.get_closest_marker("slow") is not None
+    also_spread = getattr(metafunc.module, "ALSO_SPREAD", False) and not is_slow
+    metafunc.parametrize(
+        "database_url", ["sqlite", "postgresql", *["spread"] * also_spread], indirect=True
+    )
 
 
 # Making the application takes longer than most tests: one that is described alike is used again, its

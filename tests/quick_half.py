@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-SLOW = {"postgresql", "redis", "browser", "site"}
+SLOW = {"postgresql", "redis", "browser", "site", "slow"}
 # What the session starts once, by its fixture, and the mark of each test that asks for it.
 STARTED = {
     "postgresql_server_url": "postgresql",

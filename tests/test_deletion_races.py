@@ -62,6 +62,7 @@ def live_sessions(owner) -> int:
     return database.row(select(func.count()).select_from(UserSession).where(*live))[0]
 
 
+@pytest.mark.slow
 def test_a_sign_in_that_races_it_leaves_no_session(app):
     """SE-14: whichever comes first, the row that it wrote has ended or was never written."""
     outcomes = set()
@@ -86,6 +87,7 @@ def test_a_sign_in_that_races_it_leaves_no_session(app):
     assert outcomes  # either order may come; each leaves nothing
 
 
+@pytest.mark.slow
 def test_a_refresh_that_races_it_gives_out_nothing_that_works(app):
     for number in range(ROUNDS):
         owner = account(number)
@@ -101,6 +103,7 @@ def test_a_refresh_that_races_it_gives_out_nothing_that_works(app):
                 sessions.rotate(held.session_id, owner.id, answer.jti)
 
 
+@pytest.mark.slow
 def test_of_two_devices_that_ask_at_once_one_does(app):
     for number in range(ROUNDS):
         owner = account(number)
@@ -111,6 +114,7 @@ def test_of_two_devices_that_ask_at_once_one_does(app):
         assert mails("deletion_scheduled") == number + 1
 
 
+@pytest.mark.slow
 def test_of_two_uses_of_the_link_one_keeps_the_account(app):
     for number in range(ROUNDS):
         owner = account(number)
@@ -126,6 +130,7 @@ def test_of_two_uses_of_the_link_one_keeps_the_account(app):
         assert mails("password_reset") == number + 1
 
 
+@pytest.mark.slow
 def test_who_is_shown_out_at_that_moment_deletes_nothing_or_has_done_it_before(app):
     """A thief whose session the owner ends: the request comes before, and is mailed, or not at all."""
     for number in range(ROUNDS):
@@ -145,6 +150,7 @@ def test_who_is_shown_out_at_that_moment_deletes_nothing_or_has_done_it_before(a
         assert mails("deletion_scheduled") - before == (0 if is_refused else 1)
 
 
+@pytest.mark.slow
 def test_an_operator_who_opens_it_as_it_falls_due_keeps_all_or_comes_too_late(app):
     for number in range(ROUNDS):
         owner = account(number)
@@ -163,6 +169,7 @@ def test_an_operator_who_opens_it_as_it_falls_due_keeps_all_or_comes_too_late(ap
             assert state(owner) == (True, None)
 
 
+@pytest.mark.slow
 def test_a_wrong_password_while_the_rows_go_is_told_alike_and_leaves_nothing(app):
     """No fault of ours is shown for it: its user has gone between the look and the note."""
     for number in range(ROUNDS):

@@ -576,6 +576,7 @@ def products():
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("days", ["0", "7"])
 def test_in_the_end_nothing_is_left_of_a_person_in_any_table(
     make_app, mailbox, products, time_machine, days

@@ -673,6 +673,7 @@ def test_what_an_operator_has_closed_is_not_opened_by_undoing(ada, session):
     assert (address(ada), accounts.find_by_email(E2).is_active) == (E2, False)
 
 
+@pytest.mark.slow
 def test_an_undo_wins_over_a_deletion_at_the_same_time(app):
     for number in range(ROUNDS):
         ada, session, chain, first = person(number, changed=True)
@@ -1071,6 +1072,7 @@ def no_shared_address() -> bool:
     return shown == listed
 
 
+@pytest.mark.slow
 def test_one_link_used_by_many_at_once_changes_once(app):
     for number in range(ROUNDS):
         ada, session, chain, _ = person(number)
@@ -1083,6 +1085,7 @@ def test_one_link_used_by_many_at_once_changes_once(app):
     assert names().count("email_changed") == ROUNDS
 
 
+@pytest.mark.slow
 def test_two_accounts_that_want_one_address_do_not_both_get_it(app):
     for number in range(ROUNDS):
         owners = [person(each)[:2] for each in (2 * number, 2 * number + 1)]
@@ -1096,6 +1099,7 @@ def test_two_accounts_that_want_one_address_do_not_both_get_it(app):
     assert no_shared_address()
 
 
+@pytest.mark.slow
 def test_two_accounts_that_want_each_others_address_keep_their_own(app):
     for number in range(ROUNDS):
         (ada, hers, own, _), (grace, theirs, other, _) = person(2 * number), person(2 * number + 1)
@@ -1109,6 +1113,7 @@ def test_two_accounts_that_want_each_others_address_keep_their_own(app):
         assert (address(ada), address(grace)) == (own[0], other[0])
 
 
+@pytest.mark.slow
 def test_an_address_confirmed_while_somebody_registers_it_has_one_owner(app):
     """Both write `users` first: the other way about, each would hold what the other waits for."""
     for number in range(2 * ROUNDS):
@@ -1137,6 +1142,7 @@ def after(questions: int, act):
     return act()
 
 
+@pytest.mark.slow
 def test_of_two_wishes_at_once_one_waits(app):
     for number in range(ROUNDS):
         ada, session, chain, _ = person(number)
@@ -1159,6 +1165,7 @@ def test_wishes_at_once_are_no_more_than_three(app):
     assert names() == ["change_email"] * 3
 
 
+@pytest.mark.slow
 def test_an_undo_wins_over_a_second_change_confirmed_at_the_same_time(app):
     """LIFE §8.2: whichever comes first."""
     for number in range(ROUNDS):
@@ -1179,6 +1186,7 @@ def test_an_undo_wins_over_a_second_change_confirmed_at_the_same_time(app):
         assert waiting(ada) is None
 
 
+@pytest.mark.slow
 def test_a_wish_that_comes_while_a_change_is_undone_does_not_outlive_it(app):
     for number in range(ROUNDS):
         ada, session, chain, first = person(number, changed=True)
@@ -1193,6 +1201,7 @@ def test_a_wish_that_comes_while_a_change_is_undone_does_not_outlive_it(app):
         assert outcomes([asked])[0] in ("done", "SessionRevoked")
 
 
+@pytest.mark.slow
 def test_of_two_steps_undone_at_once_the_earlier_one_has_the_last_word(app):
     for number in range(ROUNDS):
         ada, session, chain, first = person(number, changed=True)
@@ -1216,6 +1225,7 @@ def test_one_undo_link_used_by_many_at_once_works_once(app):
     assert address(ada) == chain[0]
 
 
+@pytest.mark.slow
 def test_who_signs_in_while_a_change_is_undone_is_out(app):
     """SE-08: he comes first and his session is ended, or second and begins none."""
     for number in range(ROUNDS):
@@ -1234,6 +1244,7 @@ def test_who_signs_in_while_a_change_is_undone_is_out(app):
             accounts.authenticate(chain[0], PASSWORD)
 
 
+@pytest.mark.slow
 def test_a_password_changed_while_a_change_is_undone_is_worth_nothing(app):
     for number in range(ROUNDS):
         ada, session, chain, change = person(number, changed=True)
@@ -1252,6 +1263,7 @@ def test_a_password_changed_while_a_change_is_undone_is_worth_nothing(app):
                 accounts.authenticate(chain[0], password)
 
 
+@pytest.mark.slow
 def test_of_a_change_and_a_reset_at_once_one_is_done(app):
     """Each ends the other's link: a thief's change does not outlive the reset, nor a reset the change."""
     for number in range(ROUNDS):
@@ -1276,6 +1288,7 @@ def test_of_a_change_and_a_reset_at_once_one_is_done(app):
         assert waiting(ada) is None
 
 
+@pytest.mark.slow
 def test_a_wish_that_comes_while_the_password_is_reset_does_not_outlive_it(app):
     for number in range(ROUNDS):
         ada, session, chain, _ = person(number)
@@ -1293,6 +1306,7 @@ def test_a_wish_that_comes_while_the_password_is_reset_does_not_outlive_it(app):
         assert waiting(ada) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["revoked", "everywhere else"])
 def test_a_wish_that_comes_while_its_session_is_ended_does_not_outlive_it(app, end):
     for number in range(3 * ROUNDS):
@@ -1312,6 +1326,7 @@ def test_a_wish_that_comes_while_its_session_is_ended_does_not_outlive_it(app, e
         assert waiting(ada) is None
 
 
+@pytest.mark.slow
 def test_all_that_can_be_done_to_an_account_at_once_does_not_deadlock(app):
     """LD-01: `at_once` raises what is no refusal."""
     for number in range(ROUNDS):

@@ -410,6 +410,7 @@ class Service(RuleBasedStateMachine):
             assert alive == {id_ for id_ in self.model if self.lives(id_)}
 
 
+@pytest.mark.slow
 def test_the_service_never_disagrees_with_its_model(app_context):
     """SE-03 to SE-06, on both databases: with any token ever issued, in any order, at any time."""
     from hypothesis.stateful import run_state_machine_as_test

@@ -87,6 +87,7 @@ def test_the_checks_hold(app_context, column, value):
         factories.session_rows(ada, **{column: value})
 
 
+@pytest.mark.slow
 def test_up_down_and_up_again(blank):
     upgrade()
     assert tables()
@@ -109,6 +110,7 @@ def test_upgrading_what_is_up_to_date_keeps_the_rows(blank):
     assert factories.grant(ada).user_id == ada.id
 
 
+@pytest.mark.slow
 def test_each_account_of_an_older_database_gets_the_row_of_its_address(blank):
     upgrade(revision="0002")
     names = [f"user{number}@example.com" for number in range(3)]
@@ -124,6 +126,7 @@ def test_each_account_of_an_older_database_gets_the_row_of_its_address(blank):
     assert database.row(text("SELECT count(*) FROM users"))[0] == 3
 
 
+@pytest.mark.slow
 def test_who_signed_in_just_before_a_release_is_still_fresh_after_it(blank):
     """On pages; whoever signed in before cannot be, and an API session's token says it itself."""
     upgrade()
@@ -160,6 +163,7 @@ WHOLE_LIFE = [
 ]
 
 
+@pytest.mark.slow
 def test_no_command_of_migrations_ends_in_a_traceback(blank):
     """Whatever the state of the database: done, or refused in a line."""
     for command in WHOLE_LIFE:

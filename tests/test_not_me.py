@@ -306,6 +306,7 @@ def test_an_address_that_nothing_leads_back_to_ends_nothing(make_app):
         assert is_live(thief)
 
 
+@pytest.mark.slow
 def test_a_report_while_the_address_is_changed_closes_the_one_that_the_account_has(app):
     """Read before the row is locked, the address may be one that was just given up."""
     for number in range(services.rounds(8)):

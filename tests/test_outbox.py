@@ -357,6 +357,7 @@ def test_what_the_recipients_server_will_never_take_is_tried_once(
     assert "ada@example.com" not in str(told)
 
 
+@pytest.mark.slow
 @on_one_database
 @pytest.mark.parametrize(
     ("to", "answer"),

@@ -308,6 +308,7 @@ def test_one_link_used_by_twenty_makes_one_account(app):
     assert how_many(User) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.site
 def test_two_claims_confirmed_at_once_make_one_account_with_the_winners_password(app):
     """LIFE §8.1: without a fault, and without waiting for each other for ever."""
@@ -334,6 +335,7 @@ def test_two_claims_confirmed_at_once_make_one_account_with_the_winners_password
     assert how_many(User) == ROUNDS
 
 
+@pytest.mark.slow
 @pytest.mark.site
 def test_a_claim_confirmed_while_the_operator_makes_the_account_leaves_one(app):
     for number in range(ROUNDS):

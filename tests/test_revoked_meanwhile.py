@@ -143,6 +143,7 @@ def test_what_is_asked_in_a_session_that_has_ended_is_not_done(prepare):
     assert (state(ada), written(ada)) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepare", ACTS)
 def test_once_a_session_is_ended_nothing_that_it_asked_for_is_done_any_more(app, prepare):
     """Whoever ends it sees, when that is done, what there is of factors, and it stays so."""

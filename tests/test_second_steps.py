@@ -273,6 +273,7 @@ def test_a_right_password_does_not_clear_the_count_and_a_right_second_step_does(
     assert throttling.wrong_second_steps(ada.id) == 0
 
 
+@pytest.mark.slow
 def test_fifty_without_a_right_one_between_close_it_for_good(ada, two_step, time_machine):
     phone, _ = two_step
     for _ in range(10):
@@ -511,6 +512,7 @@ def test_resealing_takes_all_apps_to_the_newest_secret(ada, two_step, app):
 ROUNDS = 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["app", "recovery"])
 def test_one_code_shown_by_many_at_once_makes_one_session(app_context, kind):
     ada = factories.account()
@@ -532,6 +534,7 @@ def _completing(token: str, code: str):
     return lambda: complete(token, code)
 
 
+@pytest.mark.slow
 def test_one_pending_sign_in_with_two_good_factors_makes_one_session(app_context):
     ada = factories.account()
     _phone, paper = turn_on(ada)
@@ -550,6 +553,7 @@ def recovery_pair(paper: list[str], code: str) -> str:
     return next(each for each in paper if each != code)
 
 
+@pytest.mark.slow
 def test_turning_it_on_while_a_password_signs_in_leaves_no_session_that_came_later(app_context):
     ada = factories.account()
     for round_ in range(ROUNDS):
@@ -618,6 +622,7 @@ def test_a_password_being_checked_while_it_is_turned_on_proves_nothing_afterward
     assert step_up.fresh_until(shown._replace(authenticated_at=grant.authenticated_at)) is None
 
 
+@pytest.mark.slow
 def test_two_new_sets_at_once_leave_one(app_context):
     ada = factories.account()
     turn_on(ada)

@@ -115,6 +115,7 @@ def test_a_public_route_is_limited_by_address(app, client, method, path, limit, 
     assert again.status_code in {415, 422}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "path", "limit"), OF_USERS)
 def test_an_authenticated_route_is_limited_by_user(
     app, client, user, stranger, method, path, limit, time_machine

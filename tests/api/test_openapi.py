@@ -506,6 +506,7 @@ SHELL_VARIABLES += ("CHANGE_TOKEN",)
 SHELL_VARIABLES += ("MFA_TOKEN", "CODE", "SETUP_TOKEN", "SET_ID")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation_id", OPERATION_IDS.values())
 def test_each_command_on_the_page_is_answered_as_documented(client, document, page, operation_id):
     """AP-20, AP-19: no member is answered that is not documented."""

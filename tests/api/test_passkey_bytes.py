@@ -194,6 +194,7 @@ def is_original(body: bytes, credential: dict) -> bool:
     return all(decoded(response[name]) == decoded(credential["response"][name]) for name in names)
 
 
+@pytest.mark.slow
 def test_no_bytes_in_the_place_of_a_new_passkey_are_a_fault(app, client, user, work):
     """AP-07, AP-23: none is kept but one that can be read again, and the work for any is bounded."""
     held, made, kinds = log_in(client), Authenticator(), set()
@@ -239,6 +240,7 @@ def test_no_bytes_in_the_place_of_a_new_passkey_are_a_fault(app, client, user, w
     assert {201, 422} <= kinds, "some are good"
 
 
+@pytest.mark.slow
 def test_no_bytes_in_the_place_of_a_signature_are_a_fault(app, client, user, work):
     """AP-07, AP-23: what is signed opens a session as it was signed, or not at all."""
     held, kinds = log_in(client), set()

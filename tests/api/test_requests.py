@@ -310,6 +310,7 @@ def test_the_oauth_form_is_held_to_the_same_size(app, client, user, chunked):
 # JSON
 
 
+@pytest.mark.slow
 def test_what_is_not_strict_json_is_malformed(refused, subtests):
     """AP-03, AP-07, AP-08, AP-09"""
     for text in (
@@ -399,6 +400,7 @@ def test_no_body_takes_long_to_refuse(client, subtests):
 # Members
 
 
+@pytest.mark.slow
 def test_a_member_of_the_wrong_type_is_named(client, held, send_with, subtests):
     """AP-10, LT-15"""
     for route, field in FIELDS:
@@ -421,6 +423,7 @@ def test_a_member_with_a_character_that_cannot_be_stored_is_named(
     assert is_live(client, held)
 
 
+@pytest.mark.slow
 def test_a_member_of_any_length_is_refused_or_taken_whole(client, held, send_with, subtests):
     """AP-16"""
     for route, field in REFUSING:
@@ -436,6 +439,7 @@ def test_a_member_of_any_length_is_refused_or_taken_whole(client, held, send_wit
     assert is_live(client, held)
 
 
+@pytest.mark.slow
 def test_sql_in_a_member_is_text(client, held, send_with, subtests):
     """AP-15"""
     for route, field in REFUSING:
@@ -568,6 +572,7 @@ HEADERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hops", ["0", "1"])
 def test_no_header_costs_the_session_its_row(make_app, hops, subtests):
     """SE-01, AP-15, AP-16"""
