@@ -126,16 +126,28 @@ def sqlite_url(_sqlite_template: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def _emptying(postgresql_url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection that is kept: thousands of tests empty their database."""
-    with psycopg.connect(postgresql_url, autocommit=True) as connection:
-        yield connection
+def _empty_postgresql(postgresql_url: str) -> Iterator[Callable[[], None]]:
+    """Empties the database over a connection that is kept: thousands of tests do so."""
+    connections = [psycopg.connect(postgresql_url, autocommit=True)]
+
+    def empty() -> None:
+        try:
+            connections[0].execute(_EMPTY)
+        except psycopg.OperationalError:  # the test has ended all connections
+            connections[0].close()
+            connections[0] = psycopg.connect(postgresql_url, autocommit=True)
+            connections[0].execute(_EMPTY)
+
+    yield empty
+    connections[0].close()
 
 
 @pytest.fixture
-def empty_postgresql_url(postgresql_url: str, _emptying: psycopg.Connection[Any]) -> Iterator[str]:
+def empty_postgresql_url(
+    postgresql_url: str, _empty_postgresql: Callable[[], None]
+) -> Iterator[str]:
     yield postgresql_url
-    _emptying.execute(_EMPTY)
+    _empty_postgresql()
 
 
 # With the users go all rows that are theirs.

@@ -47,7 +47,6 @@ from tests.test_passkeys import add as add_passkey
 from tests.test_races import at_once
 
 # Its keys and statements are others where the tables are spread.
-ALSO_SPREAD = True
 E1, E2, E3, E4 = (f"ada{number}@example.com" for number in (1, 2, 3, 4))
 FROM = {"device_name": "Chrome on Windows", "ip_address": "203.0.113.7"}
 WEEK = timedelta(days=7)

@@ -339,7 +339,7 @@ def test_a_stopping_site_finishes_what_it_has_begun(database_of_its_own):
 
 def test_a_site_told_to_stop_while_it_starts_stops_at_once(sqlite_url):
     """DP-08: no worker misses the signal while it is loading."""
-    for _ in range(3):
+    for _ in range(2):
         with services.Site({"DATABASE_URL": sqlite_url}, workers=4) as site:
             # One of them answers.
             assert site.process is not None

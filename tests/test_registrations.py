@@ -23,7 +23,6 @@ from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.test_races import at_once
 
 # Its keys and statements are others where the tables are spread.
-ALSO_SPREAD = True
 EMAIL = "ada@example.com"
 ROUNDS = services.rounds(10)
 
