@@ -279,6 +279,25 @@ def test_tables_of_an_older_version_are_told_as_such(blank_url, caplog, revision
     assert reasons(caplog, "readiness") == {("ERROR", OUTDATED)}
 
 
+def test_no_command_tells_what_is_not_in_tables_of_an_older_version(blank_url):
+    """Nor that tables are missing which a migration has yet to make."""
+    app = make(blank_url)
+    said = {}
+    with app.app_context():
+        upgrade(revision="0004")  # whose an address is can be asked, and nothing is in it
+        for name in (*ONE_ACCOUNT, "change-email", "revoke-session", "cleanup-activity"):
+            result = app.test_cli_runner().invoke(
+                args=[name, *ARGUMENTS[name]], input=f"{PASSWORD}\n"
+            )
+            said[name] = result.exit_code, result.stdout, result.stderr.splitlines()[-1]
+        with database.engine().begin() as connection:
+            database.db.metadata.drop_all(connection)
+            connection.exec_driver_sql("DROP TABLE alembic_version")
+        database.engine().dispose()
+
+    assert said == dict.fromkeys(said, (1, "", f"Error: {OUTDATED}"))
+
+
 def test_a_missing_column_is_an_older_version_and_other_faults_are_what_they_are(blank_url):
     app = make(blank_url)
     said = {}

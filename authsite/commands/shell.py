@@ -40,7 +40,10 @@ def on_account(name: str) -> Callable[[Callable[..., Any]], click.Command]:
 
 
 def reporting(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a refusal or a fault of the database into one line on standard error and exit 1."""
+    """Turn a refusal or a fault of the database into one line on standard error and exit 1.
+
+    Where the tables are missing or outdated that is said, whatever else was found in them.
+    """
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -49,13 +52,17 @@ def reporting(command: Callable[..., Any]) -> Callable[..., Any]:
         except InvalidInput as error:
             raise click.ClickException("\n".join(text for _, text in error.errors)) from None
         except AuthsiteError as error:
-            raise click.ClickException(error.message) from None
+            # Of older tables, nobody knows what is not in them.
+            raise click.ClickException(faults.of_tables() or error.message) from None
         except UnicodeError:
             raise click.ClickException("This holds a character that cannot be used.") from None
         except SQLAlchemyError as error:
+            advice = faults.advice(error)
             failed = f"The database failed ({faults.describe(error)})."
             # A command to copy: nothing stands behind it.
-            raise click.ClickException(faults.advice(error) or failed) from None
+            raise click.ClickException(
+                (advice and faults.of_tables()) or advice or failed
+            ) from None
 
     return run
 
