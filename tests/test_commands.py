@@ -102,9 +102,11 @@ ANSWERS = [
     ["cleanup-sessions", "--json"],
     ["cleanup-activity", "--json"],
     ["cleanup-accounts", "--json"],
+    ["cleanup", "--json"],
     ["session-stats", "--json"],
     ["reencrypt-secrets", "--json"],
     ["list-sessions", "ada@example.com", "--json"],
+    ["show-user", "ada@example.com", "--json"],
     ["export-user", "ada@example.com"],
 ]
 
@@ -891,6 +893,38 @@ def test_show_user_tells_an_account_by_address_or_id(cli, ada, time_machine):
         assert "argon2" not in told.output
 
 
+def test_show_user_tells_a_program_the_same(cli, ada, time_machine):
+    time_machine.move_to(NOON, tick=False)
+    factories.grant(ada, ip_address="203.0.113.7", device_name="A telephone")
+    accounts.deactivate(ada.email)
+
+    assert json.loads(cli("show-user", ada.email, "--json").stdout) == {
+        "id": str(ada.id),
+        "email": "ada@example.com",
+        "email_verified_at": None,
+        "created_at": f"{ada.created_at:%Y-%m-%dT%H:%M:%SZ}",
+        "is_active": False,
+        "delete_after": None,
+        "is_superuser": False,
+        "wrong_passwords": 0,
+        "wrong_codes": 0,
+        "sessions": 0,
+        "last_sign_ins": [
+            {
+                "created_at": "2026-03-01T12:00:00Z",
+                "device_name": "A telephone",
+                "ip_address": "203.0.113.7",
+            }
+        ],
+    }
+    nobody = cli("show-user", "nobody@example.com", "--json")
+    assert (nobody.exit_code, nobody.stdout) == (1, "")
+    accounts.activate(ada.email)
+    cli("delete-user", ada.email)
+    shown = json.loads(cli("show-user", ada.email, "--json").stdout)
+    assert shown["delete_after"] == "2026-03-08T12:00:00Z"
+
+
 @pytest.mark.parametrize("name", ["nobody@example.com", "01a21a7f-7e02-721c-ba92-75890a2bbe42"])
 @pytest.mark.parametrize("command", ["show-user", "list-sessions", "unlock", "send-reset"])
 def test_whom_nobody_knows_is_shown_to_nobody(cli, ada, command, name):
@@ -1102,6 +1136,10 @@ def test_cleaning_up_does_all_three_though_one_fails(cli, ada, time_machine, mon
     would = cli("cleanup", "--dry-run")
     assert "Would delete 2 sessions" in would.stdout
     assert "Would delete 1 account," in would.stdout
+    would = json.loads(cli("cleanup", "--dry-run", "--json").stdout)
+    assert would["sessions"]["deleted"] == 2
+    assert would["accounts"]["accounts"] == 1
+    assert would["activity"]["dry_run"]
 
     def fail(*_, **__):
         raise OperationalError("DELETE", {}, Exception("gone"))
@@ -1112,3 +1150,7 @@ def test_cleaning_up_does_all_three_though_one_fails(cli, ada, time_machine, mon
     assert result.exit_code == 1
     assert "Deleted 2 sessions" in result.stdout
     assert "Deleted 1 account," in result.stdout
+    told = cli("cleanup", "--json")
+    assert (told.exit_code, "Error: The database failed" in told.stderr) == (1, True)
+    told = json.loads(told.stdout)
+    assert (told["sessions"]["deleted"], told["activity"]) == (0, None)

@@ -1,6 +1,9 @@
 """Single acts on one account: the same verbs and rules as for pages and API."""
 
+import json
 import uuid
+from collections.abc import Iterator
+from typing import Any
 
 import click
 from flask import current_app
@@ -143,26 +146,34 @@ def export_user(email: str) -> None:
 
 @blueprint.cli.command("show-user")
 @click.argument("email_or_id")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
-def show_user(email_or_id: str) -> None:
+def show_user(email_or_id: str, as_json: bool) -> None:
     """Show an account. Its state, the wrong passwords on its count, its sessions and last sign-ins."""
     account = _find(email_or_id)
-    facts = {
-        "id": account.id,
+    delete_after = None if account.is_active else deletions.scheduled_for(account.id)
+    facts: dict[str, Any] = {
+        "id": str(account.id),
         "email": account.email,
-        "confirmed": times.iso(account.email_verified_at) if account.email_verified_at else "no",
-        "created": times.iso(account.created_at),
-        "state": _state(account),
-        "superuser": "yes" if account.is_superuser else "no",
-        "wrong passwords": throttling.failures(account.email),
-        "wrong codes": throttling.wrong_second_steps(account.id),
+        "email_verified_at": account.email_verified_at and times.iso(account.email_verified_at),
+        "created_at": times.iso(account.created_at),
+        "is_active": account.is_active,
+        "delete_after": delete_after and times.iso(delete_after),
+        "is_superuser": account.is_superuser,
+        "wrong_passwords": throttling.failures(account.email),
+        "wrong_codes": throttling.wrong_second_steps(account.id),
         "sessions": len(sessions.active_for(account.id)),
+        "last_sign_ins": [
+            {
+                "created_at": times.iso(each.created_at),
+                "device_name": each.device_name,
+                "ip_address": each.ip_address,
+            }
+            for each in activity.feed(account.id, limit=SIGN_INS_SHOWN, kind="signed_in")[0]
+        ],
     }
-    for name, value in facts.items():
-        click.echo(f"{name:16} {value}")
-    for each in activity.feed(account.id, limit=SIGN_INS_SHOWN, kind="signed_in")[0]:
-        by = f"{each.device_name or '-'}  {each.ip_address or '-'}"
-        click.echo(f"{'signed in':16} {times.iso(each.created_at)}  {by}")
+    for line in [json.dumps(facts)] if as_json else _lines(facts):
+        click.echo(line)
 
 
 @on_account("unlock")
@@ -195,8 +206,28 @@ def _find(email_or_id: str) -> Account:
         raise UnknownAccount("No account has this id") from None
 
 
-def _state(account: Account) -> str:
-    if account.is_active:
+def _lines(facts: dict[str, Any]) -> Iterator[str]:
+    """Yield what `show_user` tells, for a person."""
+    named = {
+        "id": facts["id"],
+        "email": facts["email"],
+        "confirmed": facts["email_verified_at"] or "no",
+        "created": facts["created_at"],
+        "state": _state(facts),
+        "superuser": "yes" if facts["is_superuser"] else "no",
+        "wrong passwords": facts["wrong_passwords"],
+        "wrong codes": facts["wrong_codes"],
+        "sessions": facts["sessions"],
+    }
+    rows = list(named.items())
+    for each in facts["last_sign_ins"]:
+        by = f"{each['device_name'] or '-'}  {each['ip_address'] or '-'}"
+        rows.append(("signed in", f"{each['created_at']}  {by}"))
+    yield from (f"{name:16} {value}" for name, value in rows)
+
+
+def _state(facts: dict[str, Any]) -> str:
+    if facts["is_active"]:
         return "open"
-    delete_after = deletions.scheduled_for(account.id)
-    return f"to be deleted {times.iso(delete_after)}" if delete_after else "deactivated"
+    delete_after = facts["delete_after"]
+    return f"to be deleted {delete_after}" if delete_after else "deactivated"

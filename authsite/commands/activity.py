@@ -3,35 +3,46 @@
 import json
 import time
 from datetime import datetime, timedelta
+from typing import Any
 
 import click
 from flask import current_app
 
 from .. import activity, clock, events
-from .shell import blueprint, counted, reporting
+from .shell import blueprint, counted, deleting, reporting
 
+BATCH_SIZE = 5000
 PAUSE_BETWEEN_BATCHES = 0.01
 
 
 @blueprint.cli.command("cleanup-activity")
 @click.option("--keep-days", type=click.IntRange(0, 3650), help="Instead of ACTIVITY_KEEP_DAYS.")
-@click.option("--batch-size", type=click.IntRange(1, 5000), default=5000, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, 5000), default=BATCH_SIZE, show_default=True)
 @click.option("--dry-run", is_flag=True, help="Delete nothing; only count.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
 def cleanup_activity(keep_days: int | None, batch_size: int, dry_run: bool, as_json: bool) -> None:
     """Delete what happened more than --keep-days ago."""
+    done = clean_up(keep_days, batch_size, dry_run=dry_run)
+    click.echo(json.dumps(done) if as_json else in_words(done))
+
+
+def clean_up(
+    keep_days: int | None = None, batch_size: int = BATCH_SIZE, *, dry_run: bool
+) -> dict[str, Any]:
+    """Delete what happened long ago or, in a dry run, only count it; return how many events, and how."""
     days = current_app.config["ACTIVITY_KEEP_DAYS"] if keep_days is None else keep_days
     before = clock.now() - timedelta(days=days)
     started = time.monotonic()
     deleted = activity.count_before(before) if dry_run else _delete(before, batch_size)
     seconds = round(time.monotonic() - started, 3)
     events.record("cleanup_activity", deleted=deleted, dry_run=dry_run, seconds=seconds)
-    if as_json:
-        facts = {"deleted": deleted, "dry_run": dry_run, "keep_days": days, "seconds": seconds}
-        click.echo(json.dumps(facts))
-    else:
-        click.echo(f"{'Would delete' if dry_run else 'Deleted'} {counted(deleted, 'event')}.")
+    return {"deleted": deleted, "dry_run": dry_run, "keep_days": days, "seconds": seconds}
+
+
+def in_words(done: dict[str, Any]) -> str:
+    """Return a clean-up's outcome as a sentence."""
+    return f"{deleting(done)} {counted(done['deleted'], 'event')}."
 
 
 def _delete(before: datetime, batch_size: int) -> int:

@@ -2,15 +2,19 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import click
 
 from .. import accounts, chores, clock, deletions, email_changes, events, registrations
 from . import activity, sessions
-from .shell import blueprint, reporting
+from .shell import blueprint, deleting, reporting
 
+BATCH_SIZE = 500
 PAUSE_BETWEEN_BATCHES = 0.01
+Facts = dict[str, Any]
 NOUNS = {
     "accounts": ("account", "accounts"),
     "claims": ("unconfirmed registration", "unconfirmed registrations"),
@@ -19,7 +23,7 @@ NOUNS = {
 
 
 @blueprint.cli.command("cleanup-accounts")
-@click.option("--batch-size", type=click.IntRange(1, 5000), default=500, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, 5000), default=BATCH_SIZE, show_default=True)
 @click.option("--dry-run", is_flag=True, help="Delete nothing; only count.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
@@ -28,6 +32,12 @@ def cleanup_accounts(batch_size: int, dry_run: bool, as_json: bool) -> None:
 
     Claims that have expired, and changes of address that are over.
     """
+    done = clean_up(batch_size, dry_run=dry_run)
+    click.echo(json.dumps(done) if as_json else in_words(done))
+
+
+def clean_up(batch_size: int = BATCH_SIZE, *, dry_run: bool) -> Facts:
+    """Delete what is due or over or, in a dry run, only count it; return how many of each, and how."""
     before, started = clock.now() - chores.KEEP, time.monotonic()
     if dry_run:
         counts = {
@@ -43,37 +53,45 @@ def cleanup_accounts(batch_size: int, dry_run: bool, as_json: bool) -> None:
         }
         _total(accounts.delete_given_up())
     seconds = round(time.monotonic() - started, 3)
-    events.record(
-        "cleanup_accounts",
-        accounts=counts["accounts"],
-        claims=counts["claims"],
-        changes=counts["changes"],
-        dry_run=dry_run,
-        seconds=seconds,
-    )
-    if as_json:
-        click.echo(json.dumps(counts | {"dry_run": dry_run, "seconds": seconds}))
-        return
-    said = ", ".join(f"{count} {NOUNS[name][count != 1]}" for name, count in counts.items())
-    click.echo(f"{'Would delete' if dry_run else 'Deleted'} {said}.")
+    done: Facts = counts | {"dry_run": dry_run, "seconds": seconds}
+    events.record("cleanup_accounts", **done)
+    return done
+
+
+def in_words(done: Facts) -> str:
+    """Return a clean-up's outcome as a sentence."""
+    said = (f"{done[name]} {nouns[done[name] != 1]}" for name, nouns in NOUNS.items())
+    return f"{deleting(done)} {', '.join(said)}."
 
 
 @blueprint.cli.command("cleanup")
 @click.option("--dry-run", is_flag=True, help="Delete nothing; only count.")
-@click.pass_context
-def cleanup(context: click.Context, dry_run: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def cleanup(dry_run: bool, as_json: bool) -> None:
     """Do all three clean-ups.
 
-    cleanup-sessions, cleanup-activity and cleanup-accounts; one that fails stops no other.
+    cleanup-sessions, cleanup-activity and cleanup-accounts; one that fails stops no other, and is null
+    in JSON.
     """
-    failed: list[click.ClickException] = []
-    for each in (sessions.cleanup_sessions, activity.cleanup_activity, cleanup_accounts):
+    parts: dict[str, tuple[Callable[..., Facts], Callable[[Facts], str]]] = {
+        "sessions": (partial(sessions.clean_up, is_silent=as_json), sessions.in_words),
+        "activity": (activity.clean_up, activity.in_words),
+        "accounts": (clean_up, in_words),
+    }
+    done: dict[str, Facts | None] = dict.fromkeys(parts)
+    failures: list[str] = []
+    for name, (work, words) in parts.items():
         try:
-            context.invoke(each, dry_run=dry_run)
+            done[name] = facts = reporting(work)(dry_run=dry_run)
         except click.ClickException as error:
-            failed.append(error)
-    if failed:
-        raise failed[0]
+            failures.append(error.message)
+        else:
+            if not as_json:
+                click.echo(words(facts))
+    if as_json:
+        click.echo(json.dumps(done))
+    if failures:
+        raise click.ClickException("\n".join(dict.fromkeys(failures)))
 
 
 def _total(batches: Iterator[int]) -> int:

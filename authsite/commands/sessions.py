@@ -5,30 +5,41 @@ import sys
 import time
 import uuid
 from datetime import timedelta
+from typing import Any
 
 import click
 
 from .. import accounts, chores, clock, events, sessions
 from ..errors import SessionNotFound
 from ..web import times
-from .shell import blueprint, counted, reporting
+from .shell import blueprint, counted, deleting, reporting
 
+KEEP_DAYS = 30
+BATCH_SIZE = 5000
 PAUSE_BETWEEN_BATCHES = 0.01
 HEADS = ["ID", "DEVICE", "ADDRESS", "SIGNED IN", "LAST USED"]
 
 
 @blueprint.cli.command("cleanup-sessions")
-@click.option("--keep-days", type=click.IntRange(0, 3650), default=30, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1, 5000), default=5000, show_default=True)
+@click.option("--keep-days", type=click.IntRange(0, 3650), default=KEEP_DAYS, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1, 5000), default=BATCH_SIZE, show_default=True)
 @click.option("--dry-run", is_flag=True, help="Delete nothing; only count.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
 def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bool) -> None:
     """Delete sessions that ended or expired. More than --keep-days ago."""
+    done = clean_up(keep_days, batch_size, dry_run=dry_run, is_silent=as_json)
+    click.echo(json.dumps(done) if as_json else in_words(done))
+
+
+def clean_up(
+    keep_days: int = KEEP_DAYS, batch_size: int = BATCH_SIZE, *, dry_run: bool, is_silent: bool
+) -> dict[str, Any]:
+    """Delete what is dead or, in a dry run, only count it; return how many sessions, and how."""
     before = clock.now() - timedelta(days=keep_days)
     started = time.monotonic()
     deleted = 0
-    is_terminal = sys.stderr.isatty() and not as_json
+    is_terminal = sys.stderr.isatty() and not is_silent
     with click.progressbar(
         length=sessions.count_before(before) if is_terminal else 0,
         label="Looking through sessions",
@@ -48,11 +59,12 @@ def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bo
                 time.sleep(PAUSE_BETWEEN_BATCHES)
     seconds = round(time.monotonic() - started, 3)
     events.record("cleanup", deleted=deleted, dry_run=dry_run, seconds=seconds)
-    if as_json:
-        facts = {"deleted": deleted, "dry_run": dry_run, "keep_days": keep_days}
-        click.echo(json.dumps(facts | {"seconds": seconds}))
-    else:
-        click.echo(f"{'Would delete' if dry_run else 'Deleted'} {counted(deleted, 'session')}.")
+    return {"deleted": deleted, "dry_run": dry_run, "keep_days": keep_days, "seconds": seconds}
+
+
+def in_words(done: dict[str, Any]) -> str:
+    """Return a clean-up's outcome as a sentence."""
+    return f"{deleting(done)} {counted(done['deleted'], 'session')}."
 
 
 @blueprint.cli.command("list-sessions")

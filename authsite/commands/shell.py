@@ -84,3 +84,8 @@ def with_password(use: Callable[[str], T]) -> T:
 def counted(count: int, noun: str) -> str:
     """Return "1 session" or "2 sessions"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def deleting(done: dict[str, Any]) -> str:
+    """Return the verb of a clean-up's outcome."""
+    return "Would delete" if done["dry_run"] else "Deleted"
