@@ -1,25 +1,32 @@
 """The clean-up of millions of rows while people sign in and refresh.
 
 PostgreSQL: 10,000,000 sessions, 7,000,000 of them dead, the service as the Procfile runs it, 100 refreshes
-and 4 sign-ins a second; then activity of 10,000,000 events, half of it too old, deleted by two commands at
-once. SQLite: 1,000,000 sessions and one process that writes all the time. Prints batches, the longest
-transaction, the time, the p99 of the traffic before and during, and the sizes.
+and 4 sign-ins a second; then activity of 10,000,000 events, half of it too old. Each is deleted in two ways,
+on copies of one database that take turns, by one command and by two at once: rows are claimed
+(`FOR UPDATE SKIP LOCKED`), or a stretch of the key is deleted, as where Citus is installed. SQLite: 1,000,000
+sessions and one process that writes all the time. Prints batches, the longest transaction, the time, the log
+that was written, the p99 of the traffic before and during, and the sizes.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import re
 import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Self
 
 import psycopg
+from flask.cli import FlaskGroup
 from sqlalchemy import insert, select
 
 from authsite import clock, create_app, database, sessions
@@ -30,6 +37,7 @@ from tests.bench import drive, rows, sites, traffic
 
 DAYS, KEEP_DAYS = 150, 45  # sessions of 150 days, evenly: what is older than about 45 is dead
 MOST_MS = 250
+WAYS = CLAIMS, STRETCHES = "claims", "stretches"
 LOGGED = re.compile(
     r"^cleanup\|.*duration: ([0-9.]+) ms +(?:execute|statement).*?: (DELETE FROM \w+|\w+)"
 )
@@ -40,19 +48,16 @@ def main() -> None:
     print(sites.machine())
     if options.rows:
         scale = rows.Scale(options.users, options.rows, days=DAYS, keep_days=KEEP_DAYS)
-        on_postgresql("user_sessions", scale, [["cleanup-sessions"]], before=options.before)
+        on_postgresql("user_sessions", scale, "cleanup-sessions", options)
     if options.events:
         scale = rows.Scale(options.users, options.users, events=options.events)
-        at_once = [["cleanup-activity"], ["cleanup-activity"]]
-        on_postgresql("account_events", scale, at_once, before=options.before)
+        on_postgresql("account_events", scale, "cleanup-activity", options)
     if options.sqlite_rows:
         on_sqlite(options.sqlite_rows)
 
 
-def on_postgresql(
-    table: str, scale: rows.Scale, commands: list[list[str]], *, before: float
-) -> None:
-    """Run the commands at once while people refresh and sign in, and print what each side noticed."""
+def on_postgresql(table: str, scale: rows.Scale, command: str, options: argparse.Namespace) -> None:
+    """Clean up copies of one database in each way, so many at once, and print what each side noticed."""
     with ExitStack() as stack:
         # Each statement of the clean-up is a transaction: the log knows how long each took.
         server = stack.enter_context(
@@ -63,34 +68,62 @@ def on_postgresql(
             )
         )
         url = stack.enter_context(services.new_database(server.url))
-        redis_url = stack.enter_context(services.valkey_server()).url
         took = _timed(lambda: rows.fill(url, scale))
         print(f"{table}: {scale.sessions:,} sessions, {scale.events:,} events, in {took:.0f} s")
-        connection = stack.enter_context(psycopg.connect(rows.driverless(url), autocommit=True))
-        site = stack.enter_context(sites.ours(url, redis_url, workers=2))
-        held = drive.Driver(url, users=min(scale.users, 5000))._lines("refresh")
-        sizes, wal, rows_due = _sizes(connection, table), _wal(connection), _rows(url, commands)
-        old = _count(connection, table, made_before := datetime.now(UTC))
-        with traffic.Traffic([site.url], held, users=scale.users) as people:
-            time.sleep(2)
-            begun = time.monotonic()
-            time.sleep(before)
-            started = time.monotonic()
-            deleted = _clean_up(url, commands)
-            ended = time.monotonic()
-            time.sleep(1)
-        times = [
-            (float(found[1]), found[2])
-            for line in (server._directory / "log").read_text(errors="replace").splitlines()
-            if (found := LOGGED.match(line))
-        ]
-        deletes = [took for took, verb in times if verb == f"DELETE FROM {table}"]
         print(
-            f"  {rows_due:,} were due; deleted {' + '.join(f'{each:,}' for each in deleted)} in"
-            f" {ended - started:.1f} s, {len(deletes)} deletes,"
+            f"  {_clean_up(url, [[WAYS[0], command, '--dry-run']])[0]['deleted']:,} are due",
+            flush=True,
+        )
+        for turn in range(options.turns):
+            for at_once in options.at_once:
+                for way in options.ways[:: -1 if turn % 2 else 1]:  # each is the first in turn
+                    load = os.getloadavg()[0]
+                    print(f" {way}, {at_once} at once, load {load:.1f} beforehand", flush=True)
+                    with services.new_database(server.url, template_url=url) as copy:
+                        commands = [[way, command]] * at_once
+                        _measure(server, copy, table, scale.users, commands, options.before)
+
+
+def _measure(
+    server: services.PostgreSQL,
+    url: str,
+    table: str,
+    users: int,
+    commands: list[list[str]],
+    before: float,
+) -> None:
+    """Run the commands at once while people refresh and sign in, and print what each side noticed."""
+    log = server._directory / "log"
+    with ExitStack() as stack:
+        redis_url = stack.enter_context(services.valkey_server()).url
+        connection = stack.enter_context(psycopg.connect(rows.driverless(url), autocommit=True))
+        connection.execute("CHECKPOINT")  # the copy's own writing is over
+        site = stack.enter_context(sites.ours(url, redis_url, workers=2))
+        held = drive.Driver(url, users=min(users, 5000))._lines("refresh")
+        sizes, wal = _sizes(connection, table), _wal(connection)
+        old = _count(connection, table, made_before := datetime.now(UTC))
+        with traffic.Traffic([site.url], held, users=users) as people:
+            time.sleep(2)
+            begun, wal = time.monotonic(), _wal(connection)
+            time.sleep(before)
+            started, wal_before, logged = time.monotonic(), _wal(connection), log.stat().st_size
+            with _Processors(url) as processors:
+                answers = _clean_up(url, commands)
+            ended, wal_after = time.monotonic(), _wal(connection)
+            time.sleep(1)
+        deleted = [each["deleted"] for each in answers]
+        took = max(each["seconds"] for each in answers)  # without the commands' own start
+        wal_of_traffic = (wal_before - wal) / (started - begun) * (ended - started)
+        written = wal_after - wal_before - wal_of_traffic
+        deletes = _deletes(log, logged, table)
+        print(
+            f"  deleted {' + '.join(f'{each:,}' for each in deleted)} in {took:.1f} s,"
+            f" {sum(deleted) / took:,.0f} a second; {len(deletes)} deletes,"
             f" median {statistics.median(deletes):.0f} ms, longest {max(deletes):.0f} ms"
             f" {'met' if max(deletes) < MOST_MS else 'MISSED'};"
-            f" WAL {(_wal(connection) - wal) / 1e6:,.0f} MB, traffic included"
+            f" {processors.seconds():.1f} s of CPU in PostgreSQL;"
+            f" WAL {(wal_after - wal_before) / 1e6:,.0f} MB, {written / sum(deleted):,.0f} bytes"
+            " for each row but for the traffic's"
         )
         gone = old - _count(connection, table, made_before)
         print(
@@ -104,35 +137,80 @@ def on_postgresql(
                 asked, failed = people.count(work, since, until)
                 print(
                     f"  {work} {when}: {asked} requests, failed: {failed or 'none'},"
-                    f" p99 {people.p99(work, since, until):.1f} ms"
+                    f" p50 {people.percentile(50, work, since, until):.1f} ms,"
+                    f" p99 {people.percentile(99, work, since, until):.1f} ms"
                 )
         print(f"  size before {sizes}\n  size after  {_sizes(connection, table)}")
         took = _timed(lambda: connection.execute(f"VACUUM {table}"))
-        print(f"  after VACUUM ({took:.0f} s) {_sizes(connection, table)}")
+        print(f"  after VACUUM ({took:.0f} s) {_sizes(connection, table)}", flush=True)
 
 
-def _rows(url: str, commands: list[list[str]]) -> int:
-    """Return how many rows the command would delete."""
-    return _clean_up(url, [[*commands[0], "--dry-run"]])[0]
+class _Processors:
+    """The seconds of CPU that PostgreSQL takes for the clean-up, whatever else the machine has to do."""
+
+    def __init__(self, url: str) -> None:
+        self._dsn, self._over = rows.driverless(url), threading.Event()
+        self._taken: dict[int, int] = {}
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def seconds(self) -> float:
+        return sum(self._taken.values()) / os.sysconf("SC_CLK_TCK")
+
+    def _look(self) -> None:
+        """Ask again and again, for a process is gone with its command."""
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            while not self._over.wait(0.1):
+                for (pid,) in connection.execute(SERVING):
+                    with contextlib.suppress(OSError):
+                        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                        self._taken[pid] = int(fields[11]) + int(fields[12])
 
 
-def _clean_up(url: str, commands: list[list[str]]) -> list[int]:
-    """Run the commands side by side and return how many rows each has deleted."""
+SERVING = "SELECT pid FROM pg_stat_activity WHERE application_name = 'cleanup'"
+
+
+def _deletes(log: Path, since: int, table: str) -> list[float]:
+    """Return how many milliseconds each DELETE of a clean-up took that was logged after so many bytes."""
+    with log.open("rb") as file:
+        file.seek(since)
+        lines = file.read().decode(errors="replace").splitlines()
+    found = (LOGGED.match(line) for line in lines)
+    return [float(each[1]) for each in found if each and each[2] == f"DELETE FROM {table}"]
+
+
+def _clean_up(url: str, commands: list[list[str]]) -> list[dict[str, Any]]:
+    """Run the commands side by side and return what each has told."""
     environ = {"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY, "PGAPPNAME": "cleanup"}
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "flask", *command, "--json"],
+            [sys.executable, "-m", "tests.bench.cleanup", "--run", *command, "--json"],
             cwd=services.ROOT,
             env=environ,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         for command in commands
     ]
-    answers = [each.communicate()[0] for each in running]
+    told = [each.communicate() for each in running]
     if any(each.returncode for each in running):
-        raise RuntimeError("".join(answers))
-    return [json.loads(each)["deleted"] for each in answers]
+        raise RuntimeError("".join(errors for _, errors in told))
+    return [json.loads(answer) for answer, _ in told]
+
+
+def run(way: str, command: list[str]) -> None:
+    """Do what `flask` does with this command, in this way of deleting."""
+    if way == STRETCHES:
+        database.has_citus = lambda: True
+    FlaskGroup(create_app=create_app).main(command)
 
 
 def _count(connection: psycopg.Connection, table: str, made_before: datetime) -> int:
@@ -180,11 +258,12 @@ def on_sqlite(count: int) -> None:
                 [sys.executable, "-m", "tests.bench.cleanup", "--write-to", url],
                 cwd=services.ROOT,
                 stdout=file,
+                stderr=subprocess.DEVNULL,  # each rotation is an event
             )
         try:
             services.wait_until(lambda: written.read_text().count("ok") > 200, seconds=60)
             started = time.time()
-            deleted = _clean_up(url, [["cleanup-sessions"]])[0]
+            deleted = _clean_up(url, [[CLAIMS, "cleanup-sessions"]])[0]["deleted"]
             ended = time.time()
         finally:
             writer.terminate()
@@ -290,12 +369,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--before", type=float, default=15, help="seconds of traffic beforehand")
     parser.add_argument("--events", type=int, default=10_000_000, help="of activity; 0: none")
     parser.add_argument("--sqlite-rows", type=int, default=1_000_000, help="0: none")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2], help="commands")
+    parser.add_argument("--turns", type=int, default=1, help="of each way")
     parser.add_argument("--write-to", help=argparse.SUPPRESS)
+    parser.add_argument("--run", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     if url := _options().write_to:
         write_to(url)
+    elif command := _options().run:
+        run(command[0], command[1:])
     else:
         main()

@@ -61,12 +61,12 @@ class Traffic:
         for thread in self._threads:
             thread.join()
 
-    def p99(self, work: str, since: float, until: float) -> float:
-        """Return the 99th percentile in milliseconds of what began between two moments."""
+    def percentile(self, percent: int, work: str, since: float, until: float) -> float:
+        """Return this percentile in milliseconds of what began between two moments."""
         times = sorted(
             each.seconds for each in self.samples if each.work == work and since <= each.at < until
         )
-        return times[min(len(times) - 1, len(times) * 99 // 100)] * 1000 if times else float("nan")
+        return times[len(times) * percent // 100] * 1000 if times else float("nan")
 
     def count(self, work: str, since: float, until: float) -> tuple[int, dict[int, int]]:
         """Return how many there were between two moments, and of those that failed, each status."""
