@@ -191,13 +191,15 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that asks for a database on both; where its module says ALSO_SPREAD, on a third.
 
-    A slow one is a race, or as many inputs as can be thought of: it is about two databases.
+    Who names a Citus has them all run on it. A slow one is a race, or as many inputs as can be thought of: it
+    is about two databases.
     """
     marks = metafunc.definition.iter_markers("parametrize")
     if "database_url" not in metafunc.fixturenames or any("database_url" in m.args for m in marks):
         return
     is_slow = metafunc.definition.get_closest_marker("slow") is not None
-    also_spread = getattr(metafunc.module, "ALSO_SPREAD", False) and not is_slow
+    says_so = getattr(metafunc.module, "ALSO_SPREAD", False) or services.CITUS_URL is not None
+    also_spread = says_so and not is_slow
     metafunc.parametrize(
         "database_url", ["sqlite", "postgresql", *["spread"] * also_spread], indirect=True
     )

@@ -704,7 +704,12 @@ def test_a_login_is_five_statements_and_a_new_device_one_more(client, user, sent
         headers = {"X-Device-Id": device}
         with sent_statements() as sent:
             assert try_login(client, headers=headers).status_code == 200
-        assert len(sent) <= most, sent
+        assert len(sent) <= most + looked_up_first(client), sent
+
+
+def looked_up_first(client) -> int:
+    """Return how many statements more find whose an address is: where Citus is, it lies elsewhere."""
+    return int(client.application.extensions["has_citus"])
 
 
 def test_a_failed_login_is_four_statements_known_or_not(client, user, sent_statements):
@@ -712,4 +717,4 @@ def test_a_failed_login_is_four_statements_known_or_not(client, user, sent_state
     for email in (EMAIL, "nobody@example.com"):
         with sent_statements() as sent:
             assert try_login(client, email, "wrong password").status_code == 401
-        assert len(sent) == 4, sent
+        assert len(sent) == 4 + looked_up_first(client), sent
