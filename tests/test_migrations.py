@@ -305,18 +305,6 @@ def test_each_file_has_its_migrations_name_and_they_follow_one_another():
     assert scripts == sorted(scripts, key=lambda each: each.revision, reverse=True)
 
 
-@pytest.mark.site
-def test_who_serves_requests_holds_neither_alembic_nor_the_list_of_passwords(tmp_path):
-    """Each process would: together 20 MB, and half a second of its start."""
-    code = "import sys, wsgi; print(*{'alembic', 'zxcvbn', 'phonenumbers'} & set(sys.modules))"
-    environ = {"DATABASE_URL": f"sqlite:///{tmp_path / 'a.db'}", "SECRET_KEY": services.SECRET_KEY}
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=services.ROOT, env=environ, capture_output=True, text=True
-    )
-
-    assert (run.stdout.strip(), run.returncode) == ("", 0), run.stderr
-
-
 def test_a_service_is_ready_once_its_database_is_migrated(tmp_path):
     """DP-10, AP-17: before that it says so; a newer schema than its own is good, as during a release."""
     url = f"sqlite:///{tmp_path / 'new.db'}"

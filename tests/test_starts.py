@@ -1,0 +1,64 @@
+"""What a process takes along when it starts: while a worker imports, it answers nobody."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import services
+
+TELL = """
+import gc, json, sys
+import wsgi
+print(json.dumps({
+    "modules": sorted(sys.modules),
+    "is_collecting": gc.isenabled(),
+    "kept": gc.get_freeze_count(),
+    "looked_through": len(gc.get_objects()),
+}))
+"""
+
+
+def started(environ: dict[str, str]) -> dict:
+    run = subprocess.run(
+        [sys.executable, "-c", TELL],
+        cwd=services.ROOT,
+        env={"SECRET_KEY": services.SECRET_KEY, **environ},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    """What a process that serves requests holds before the first; it connects to nothing until then."""
+    return started(
+        {
+            "DATABASE_URL": f"postgresql://ada@{services.HOST}:1/ada",
+            "REDIS_URL": f"redis://{services.HOST}:1/0",
+        }
+    )
+
+
+@pytest.mark.site
+@pytest.mark.parametrize(
+    "unneeded",
+    [
+        pytest.param({"alembic", "mako", "flask_migrate"}, id="migrations"),
+        pytest.param({"zxcvbn"}, id="the list of passwords"),
+        pytest.param({"phonenumbers"}, id="telephone numbers"),
+    ],
+)
+def test_a_worker_imports_nothing_that_no_request_needs(worker, unneeded):
+    """Each process would, at every start."""
+    assert not unneeded & set(worker["modules"])
+
+
+@pytest.mark.site
+def test_a_worker_never_looks_through_what_it_imported_for_garbage(worker):
+    """Nobody is answered meanwhile; what requests leave behind is collected as ever."""
+    assert worker["is_collecting"]
+    assert worker["kept"] > 100 * worker["looked_through"]
