@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sqlalchemy import event
 from authsite import create_app, database
 from authsite.crypto import hashing
 from authsite.extensions import limiter
-from tests import colocation, compiled, ownership, quick_half, services
+from tests import colocation, compiled, ownership, quick_half, racing, services
 
 MakeApp = Callable[..., Flask]
 
@@ -190,6 +190,43 @@ def empty_spread_url(spread_url: str) -> Iterator[str]:
     yield spread_url
     with psycopg.connect(spread_url, autocommit=True) as connection:
         connection.execute(_EMPTY)
+
+
+@pytest.fixture(
+    scope="session",
+    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)],
+)
+def _track(request: pytest.FixtureRequest) -> Iterator[tuple[racing.Track, Flask]]:
+    with ExitStack() as opened:
+        if request.param == "sqlite":
+            template = request.getfixturevalue("_sqlite_template")
+            path = shutil.copyfile(template, template.with_name("raced.db"))
+            url = f"sqlite:///{path}"
+        else:
+            server_url = request.getfixturevalue("postgresql_server_url")
+            url = opened.enter_context(services.new_database(server_url))
+            _migrate(url)
+        environ = {"DATABASE_URL": url, "RATELIMIT_ENABLED": "0"}
+        site = services.Site(environ, workers=2, app="tests.served_in_races:app")
+        track = racing.Track(opened.enter_context(site))
+        opened.callback(track.close)
+        app = application({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
+        opened.callback(dispose, app)
+        yield track, app
+
+
+@pytest.fixture
+def track(_track: tuple[racing.Track, Flask]) -> Iterator[racing.Track]:
+    """Two worker processes on a database, which this process sees too; each test finds it empty.
+
+    Limits are not the subject here.
+    """
+    track, app = _track
+    with app.app_context():
+        yield track
+        with database.engine().begin() as connection:
+            for table in _TABLES:
+                connection.exec_driver_sql(f"DELETE FROM {table}")
 
 
 @pytest.fixture

@@ -404,9 +404,10 @@ class SlowMailbox(Mailbox):
 class Site:
     """The service as the Procfile runs it: gunicorn, its real settings, several worker processes."""
 
-    def __init__(self, environ: dict[str, str], *, workers: int = 2) -> None:
+    def __init__(self, environ: dict[str, str], *, workers: int = 2, app: str = "wsgi:app") -> None:
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
+        self._app = app
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - __exit__ closes it
         self.environ = {
             **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
@@ -422,7 +423,7 @@ class Site:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{self.port}"),
-                *("--config", "authsite/server/gunicorn_conf.py", "wsgi:app"),
+                *("--config", "authsite/server/gunicorn_conf.py", self._app),
             ],
             cwd=ROOT,
             env=self.environ,

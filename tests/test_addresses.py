@@ -11,7 +11,6 @@ from authsite.database.models import OutgoingMail, PasswordReset, User, UserEmai
 from authsite.errors import EmailTaken, EmailTokenInvalid, InvalidCredentials, UnknownAccount
 from authsite.mail import outbox
 from tests import factories, services
-from tests.test_races import at_once
 
 EMAILS = UserEmail.__table__
 OLD = "ada.old@example.com"
@@ -240,28 +239,6 @@ def test_at_most_three_links_go_to_an_account_in_an_hour(optional, time_machine)
     assert how_many(OutgoingMail) == 6
 
 
-@pytest.mark.usefixtures("optional")
-def test_links_asked_for_at_once_are_no_more_than_three(app):
-    """AP-22: a count read first would let all of them pass."""
-    ada = factories.account()
-    at_once(app_of_now(), *[lambda: addresses.request_verification(ada)] * 8)
-
-    assert how_many(OutgoingMail) == 3
-
-
-def app_of_now():
-    from flask import current_app
-
-    return current_app._get_current_object()
-
-
-def test_a_link_used_by_many_at_once_confirms_once(app, ada):
-    token = link_for(ada)
-    answers = at_once(app, *[lambda: addresses.verify(ada.id, token)] * 8)
-
-    assert sum(not isinstance(each, EmailTokenInvalid) for each in answers) == 1
-
-
 def test_a_link_that_is_no_longer_needed_is_not_mailed(optional):
     ada = factories.account()
     addresses.verify(ada.id, link_for(ada))
@@ -324,8 +301,8 @@ def test_the_operator_confirms_an_address(app, ada):
 
 @pytest.mark.usefixtures("optional")
 @pytest.mark.parametrize(("options", "mails"), [([], 1), (["--verified"], 0)])
-def test_the_operator_makes_an_account_whose_address_is_confirmed_or_not(options, mails):
-    runner = app_of_now().test_cli_runner()
+def test_the_operator_makes_an_account_whose_address_is_confirmed_or_not(app, options, mails):
+    runner = app.test_cli_runner()
     arguments = ["create-user", "eve@example.com", *options]
     assert runner.invoke(args=arguments, input=f"{factories.PASSWORD}\n").exit_code == 0
 

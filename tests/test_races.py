@@ -447,15 +447,6 @@ def test_a_log_out_during_refreshes_is_final_on_every_worker(owner, visitor, pat
         assert visitor.get("/auth/me", bearer=own["access"]).status_code == 401
 
 
-def test_registrations_of_one_address_over_all_workers_make_one_account(database_of_site, visitor):
-    """AP-12: one 201, the rest 409, no 500."""
-    details = {"email": "ada@example.com", "password": PASSWORD, "first_name": "Ada"}
-    answers = together(*[lambda: visitor.post("/auth/register", **details)] * 20)
-
-    assert Counter(answer.status_code for answer in answers) == {201: 1, 409: 19}
-    assert count(select(User.id)) == 1
-
-
 def test_two_confirmations_over_all_workers_have_one_winner(owner, visitor):
     """RS-02."""
     link, chosen = make_link(owner), ["the first of two words", "the second of two words"]

@@ -20,11 +20,9 @@ from authsite.errors import (
 from authsite.mail import outbox
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
-from tests.test_races import at_once
 
 # Its keys and statements are others where the tables are spread.
 EMAIL = "ada@example.com"
-ROUNDS = services.rounds(10)
 
 
 @pytest.fixture
@@ -288,66 +286,6 @@ def test_a_reset_by_mail_lets_in():
     passwords.reset(token, NEW_PASSWORD, device_name=None, ip_address=None)
 
     assert accounts.authenticate(EMAIL, NEW_PASSWORD).account.id == ada.id
-
-
-# Races
-
-
-def outcomes(answers: list[object]) -> dict[str, int]:
-    names = [type(each).__name__ for each in answers]
-    return {name: names.count(name) for name in names}
-
-
-@pytest.mark.site
-def test_one_link_used_by_twenty_makes_one_account(app):
-    token = link_for(claim())
-    answers = at_once(app, *[lambda: registrations.confirm(token, password=PASSWORD)] * 20)
-
-    assert outcomes(answers) == {"Authenticated": 1, "EmailTokenInvalid": 19}
-    assert how_many(User) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.site
-def test_two_claims_confirmed_at_once_make_one_account_with_the_winners_password(app):
-    """LIFE §8.1: without a fault, and without waiting for each other for ever."""
-    chosen = (PASSWORD, NEW_PASSWORD)
-    for number in range(ROUNDS):
-        email = f"ada{number}@example.com"
-        links = [(link_for(claim(email, password)), password) for password in chosen]
-        answers = at_once(
-            app,
-            *[
-                lambda token=token, password=password: registrations.confirm(
-                    token, password=password
-                )
-                for token, password in links
-            ],
-        )
-        assert outcomes(answers) == {"Authenticated": 1, "EmailTokenInvalid": 1}
-        for password, answer in zip(chosen, answers, strict=True):
-            if isinstance(answer, accounts.Authenticated):
-                assert accounts.authenticate(email, password)
-            else:
-                with pytest.raises(InvalidCredentials):
-                    accounts.authenticate(email, password)
-    assert how_many(User) == ROUNDS
-
-
-@pytest.mark.slow
-@pytest.mark.site
-def test_a_claim_confirmed_while_the_operator_makes_the_account_leaves_one(app):
-    for number in range(ROUNDS):
-        email = f"ada{number}@example.com"
-        token = link_for(claim(email))
-        answers = at_once(
-            app,
-            lambda token=token: registrations.confirm(token, password=PASSWORD),
-            lambda email=email: factories.account(email, is_verified=True),
-        )
-        names = sorted(outcomes(answers))
-        assert names in (["Authenticated", "EmailTaken"], ["Account", "EmailTaken"]), names
-    assert how_many(User) == how_many(UserEmail) == ROUNDS
 
 
 def test_a_claim_to_a_taken_address_runs_the_statements_of_any_other(sent_statements):

@@ -115,24 +115,6 @@ def test_one_address_has_one_account_however_it_is_spelled(app, client, spelling
     assert try_login(client, password="some other good words").status_code == 401
 
 
-def test_of_many_registrations_of_one_address_at_once_one_succeeds(app):
-    """AP-12"""
-    statuses = []
-    start = threading.Barrier(5)
-
-    def run():
-        start.wait()
-        statuses.append(try_register(app.test_client()).status_code)
-
-    threads = [threading.Thread(target=run) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(statuses) == [201, 409, 409, 409, 409]
-    assert count(app, User) == 1
-
-
 def test_a_weak_password_is_refused_with_the_reason(app, client, subtests):
     """PW-01, PW-02, PW-04, PW-05"""
     for password, why in (
