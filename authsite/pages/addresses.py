@@ -5,10 +5,10 @@ from flask.typing import ResponseReturnValue
 
 from .. import accounts, addresses, spelling
 from ..database.models import Account
-from ..errors import EmailTokenInvalid, InvalidCredentials
+from ..errors import EmailTokenInvalid, InvalidCredentials, SecondStepRequired
 from ..web import authentication, limits
 from ..web.forms import PasswordForm
-from . import answers
+from . import answers, second_steps
 
 blueprint = Blueprint("addresses", __name__)
 
@@ -50,7 +50,10 @@ def verify() -> ResponseReturnValue:
     session.pop("verify_email")
     kept = answers.kept_next()
     flash(CONFIRMED)  # for who is asked for a second step now; else the cookie is emptied
-    authentication.sign_in(authenticated._replace(account=account), is_remembered=False)
+    try:
+        authentication.sign_in(authenticated._replace(account=account), is_remembered=False)
+    except SecondStepRequired as required:
+        return second_steps.ask(required, kept=kept)
     return answers.signed_in(CONFIRMED, kept or answers.HOME)
 
 

@@ -135,12 +135,14 @@ def keep_next() -> None:
             session["leads_on"] = target
 
 
-def kept_next() -> str | None:
+def kept_next(*, is_used: bool = True) -> str | None:
     """Return what this browser has kept, None if nothing, and forget it; before the cookie is emptied.
 
-    What it leads to is looked at again: what was listed then may not be now.
+    What it leads to is looked at again: what was listed then may not be now. Not `is_used`: it is kept on.
     """
-    target = session.pop("leads_on", None)
+    target = session.get("leads_on")
+    if is_used:
+        session.pop("leads_on", None)
     return None if target is None else _checked(target)
 
 
@@ -208,7 +210,14 @@ def unusable_link(name: str, template: str) -> ResponseReturnValue:
         text, _ = page("errors/no_cookie_for_link.html")
         return text, 400
     session.pop(name, None)
-    text, _ = page(template)
+    # Kept on: it may have been an older link than the newest.
+    kept = kept_next(is_used=False)
+    text, _ = page(
+        template,
+        login=leading_on(LOGIN, kept=kept),
+        register=leading_on(REGISTER, kept=kept),
+        forgot=leading_on(FORGOT, kept=kept),
+    )
     return text, 410
 
 

@@ -39,10 +39,10 @@ NO_APP = "There is no authenticator app."
 REPLACED = "These recovery codes have been replaced since. Make new ones if you do not have them."
 
 
-def ask(required: SecondStepRequired) -> ResponseReturnValue:
-    """Keep the pending sign-in in the cookie, and lead to where it is finished."""
+def ask(required: SecondStepRequired, *, kept: str | None = None) -> ResponseReturnValue:
+    """Keep the pending sign-in in the cookie, and lead to where it is finished; on to what was `kept`."""
     session[PENDING] = required.mfa_token
-    return redirect(answers.leading_on(SECOND_STEP), 303)
+    return redirect(answers.leading_on(SECOND_STEP, kept=kept), 303)
 
 
 @blueprint.get("/login/second-step")

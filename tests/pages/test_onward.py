@@ -1,5 +1,7 @@
 """Where a sign-in was to lead is found again after a mail: by the browser that asked, and by no link."""
 
+from urllib.parse import quote
+
 import pytest
 from sqlalchemy import select
 
@@ -147,3 +149,47 @@ def test_an_address_that_is_taken_is_pointed_to_forms_that_lead_on(app, ada):
     assert {"/login?next=/account/activity", "/forgot-password?next=/account/activity"} <= set(
         links(taken)
     )
+
+
+def test_a_link_that_no_longer_works_points_to_forms_that_lead_on(app, ada):
+    """In the browser that asked for it, again and again, and in no other."""
+    browser, onward = ask_for_a_link(app, f"{WIKI}/notes"), f"next={quote(WIKI)}/notes"
+    for each, way_on in [(browser, f"/forgot-password?{onward}")] * 2 + [
+        (Browser(app), "/forgot-password")
+    ]:
+        each.get("/reset-password?token=old")
+        gone = each.get("/reset-password")
+        assert (gone.status_code, way_on in links(gone)) == (410, True)
+    assert browser.post(onward_of(browser), email=EMAIL).status_code == 200
+    assert reset(app, browser) == f"/login?{onward}"
+
+
+def onward_of(browser: Browser) -> str:
+    (onward,) = [each for each in links(browser.get("/reset-password")) if "forgot" in each]
+    return onward
+
+
+@pytest.mark.parametrize("path", ["/register/confirm", "/verify-email"])
+def test_a_link_that_confirms_nothing_points_to_forms_that_lead_on(make_app, path):
+    app = make_app(EMAIL_VERIFICATION="required", **PRODUCTS)
+    browser = Browser(app)
+    onward = way(browser, "/account/activity", to="/register")
+    browser.post(onward, first_name="Ada", email=EMAIL, password=PASSWORD)
+    browser.get(f"{path}?token=old")
+    shown = links(browser.get(path))
+    assert "/login?next=/account/activity" in shown
+    assert ("/register?next=/account/activity" in shown) == path.startswith("/register")
+
+
+def test_a_second_step_after_a_mail_leads_there_as_well(make_app):
+    app = make_app(**PRODUCTS)
+    with app.app_context():
+        factories.turn_on(factories.account())
+    app.config["EMAIL_VERIFICATION"] = "required"  # from now on
+    browser = Browser(app)
+    assert (
+        browser.post(f"/login?next={WIKI}/notes", email=EMAIL, password=PASSWORD).status_code == 422
+    )
+    browser.get(f"/verify-email?token={email_token(app, EMAIL)}")
+    answer = browser.post("/verify-email", password=PASSWORD)
+    assert answer.location == f"/login/second-step?next={quote(WIKI)}/notes"
