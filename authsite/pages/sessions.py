@@ -57,6 +57,7 @@ def list_devices() -> ResponseReturnValue:
     ended = sessions.recently_ended_for(caller.account.id)
     return answers.page(
         "sessions/devices.html",
+        only_one=ONLY_ONE,
         devices=active,
         ended=ended,
         told_by=_told_by(active) | _told_by(ended),
