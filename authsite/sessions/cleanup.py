@@ -33,8 +33,8 @@ def delete_dead(
     Each batch is a short transaction over a stretch of the primary key, which is ordered by the time of
     sign-in: the oldest go first, no index has to be kept for it, and what signed in after `before`, which
     cannot have died before it, is not even looked at. Rows that another run holds are skipped: it deletes
-    them. A batch that takes long makes the next one smaller. `before` must not lie ahead, or nothing live is
-    safe.
+    them; where Citus is installed they are waited for. A batch that takes long makes the next one smaller.
+    `before` must not lie ahead, or nothing live is safe.
     """
     is_dead = or_(UserSession.ended_at < before, UserSession.expires_at < before)
     last, end = uuid.UUID(int=0), database.first_uuid7(before)

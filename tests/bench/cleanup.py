@@ -49,6 +49,7 @@ def main() -> None:
     if options.rows:
         scale = rows.Scale(options.users, options.rows, days=DAYS, keep_days=KEEP_DAYS)
         on_postgresql("user_sessions", scale, "cleanup-sessions", options)
+        beside_a_held_row()
     if options.events:
         scale = rows.Scale(options.users, options.users, events=options.events)
         on_postgresql("account_events", scale, "cleanup-activity", options)
@@ -184,6 +185,23 @@ def _deletes(log: Path, since: int, table: str) -> list[float]:
         lines = file.read().decode(errors="replace").splitlines()
     found = (LOGGED.match(line) for line in lines)
     return [float(each[1]) for each in found if each and each[2] == f"DELETE FROM {table}"]
+
+
+def beside_a_held_row() -> None:
+    """Clean up in each way while another holds the oldest row, and print what comes of it."""
+    with services.postgresql_server() as server, services.new_database(server.url) as url:
+        rows.fill(url, rows.Scale(100, 10_000, days=DAYS, keep_days=KEEP_DAYS))
+        with psycopg.connect(rows.driverless(url)) as other:
+            other.execute("SELECT FROM user_sessions ORDER BY id LIMIT 1 FOR UPDATE")
+            for way in (STRETCHES, CLAIMS):  # first the one that leaves all to the other
+                begun = time.monotonic()
+                try:
+                    deleted = _clean_up(url, [[way, "cleanup-sessions"]])[0]["deleted"]
+                    told = f"deleted {deleted:,}"
+                except RuntimeError as failure:
+                    told = f"failed ({str(failure).splitlines()[-1]})"
+                took = time.monotonic() - begun
+                print(f" {way}, while another holds a row: {told}, in {took:.1f} s, start included")
 
 
 def _clean_up(url: str, commands: list[list[str]]) -> list[dict[str, Any]]:
