@@ -50,10 +50,15 @@ def worker():
         pytest.param({"alembic", "mako", "flask_migrate"}, id="migrations"),
         pytest.param({"zxcvbn"}, id="the list of passwords"),
         pytest.param({"phonenumbers"}, id="telephone numbers"),
+        pytest.param({"urllib3"}, id="the client of webhooks"),
+        pytest.param({"email_validator"}, id="the grammar of addresses"),
+        pytest.param({"segno"}, id="pictures of codes"),
+        pytest.param({"user_agents", "ua_parser"}, id="names of browsers"),
+        pytest.param({"fido2"}, id="passkeys"),
     ],
 )
-def test_a_worker_imports_nothing_that_no_request_needs(worker, unneeded):
-    """Each process would, at every start."""
+def test_a_worker_begins_without_what_few_requests_need(worker, unneeded):
+    """Each process would import it, at every start."""
     assert not unneeded & set(worker["modules"])
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import segno
 from flask import Blueprint, Response, flash, g, redirect, request, session
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
@@ -274,6 +273,8 @@ def _setup() -> second_steps.apps.Setup:
 
 
 def _setup_page(form: AppForm, setup: second_steps.apps.Setup) -> ResponseReturnValue:
+    import segno  # only here: few pages draw
+
     # Black on white with its quiet zone, in dark mode as well: else scanners do not find it.
     picture = segno.make(setup.uri, micro=False).svg_inline(
         border=4, dark="#000", light="#fff", omitsize=True

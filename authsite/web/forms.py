@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-from email_validator import EmailNotValidError, validate_email
 from flask import request
 from flask_wtf import FlaskForm
 from werkzeug.datastructures import CombinedMultiDict, MultiDict
@@ -73,6 +72,9 @@ def one_line(text: str | None) -> str | None:
 
 def is_email(form: WTForm, field: Field) -> None:
     """Accept what can be an address, and put its canonical spelling in the field."""
+    # Only here: it compiles 20 ms of patterns, which a new worker's readers would wait for.
+    from email_validator import EmailNotValidError, validate_email
+
     address = spelling.canonical_email(field.data or "")
     if not address:
         raise ValidationError("Enter your email address")

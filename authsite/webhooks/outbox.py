@@ -14,7 +14,6 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from .. import clock, database, events, outboxes
 from ..database import UtcDateTime
 from ..database.models import ACCOUNT_COLUMNS, Account, OutgoingEvent, User
-from . import sending
 
 BACK_OFF = (
     timedelta(seconds=5),
@@ -86,6 +85,9 @@ def _queue(kind: str, user_id: uuid.UUID, each_facts: Sequence[dict[str, Any]]) 
 
 def _deliver_one(row: database.Row) -> bool:
     """Send one claimed event; return whether that is done with. What fails is tried again later."""
+    # Only here: most processes never need its HTTP client.
+    from . import sending
+
     data = _data(row)
     if data is None:
         return _close(row, "dropped")
