@@ -79,7 +79,7 @@ def enforced() -> Iterator[None]:
     send = database.Prepared._send
 
     def look_and_send(prepared: Any, parameters: Any) -> Any:
-        look(prepared.statement, prepared._sql.decode())
+        look(prepared.statement, prepared._written[0].decode())
         return send(prepared, parameters)
 
     event.listen(Engine, "before_cursor_execute", look_at)
