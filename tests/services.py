@@ -420,6 +420,11 @@ class Site:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        self.launch()
+        wait_until(self.answers, seconds=30, what="the site's start")
+
+    def launch(self) -> None:
+        """Start it, and wait for nothing."""
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{self.port}"),
@@ -431,7 +436,6 @@ class Site:
             stderr=self.log,
             start_new_session=True,
         )
-        wait_until(self.answers, seconds=30, what="the site's start")
 
     def answers(self) -> bool:
         if self.process is not None and self.process.poll() is not None:
