@@ -86,11 +86,12 @@ def _migrate(app: Flask) -> None:
 
     Raise ConfigError where that cannot be.
     """
-    from flask_migrate import upgrade  # only here: init_migrations tells why
-
     try:
         with app.app_context():
-            upgrade()
+            if faults.of_tables():
+                from flask_migrate import upgrade  # only here: init_migrations tells why
+
+                upgrade()
     except SQLAlchemyError as error:
         reason = faults.describe(error)
         raise config.ConfigError(

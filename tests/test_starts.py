@@ -5,12 +5,15 @@ import subprocess
 import sys
 
 import pytest
+from flask_migrate import downgrade
+from sqlalchemy import text
 
+from authsite import config, create_app, database
 from tests import services
 
+START = "import wsgi"
 TELL = """
 import gc, json, sys
-import wsgi
 print(json.dumps({
     "modules": sorted(sys.modules),
     "is_collecting": gc.isenabled(),
@@ -20,9 +23,9 @@ print(json.dumps({
 """
 
 
-def started(environ: dict[str, str]) -> dict:
+def started(environ: dict[str, str], *, by: str = START) -> dict:
     run = subprocess.run(
-        [sys.executable, "-c", TELL],
+        [sys.executable, "-c", by + TELL],
         cwd=services.ROOT,
         env={"SECRET_KEY": services.SECRET_KEY, **environ},
         capture_output=True,
@@ -67,3 +70,46 @@ def test_a_worker_never_looks_through_what_it_imported_for_garbage(worker):
     """Nobody is answered meanwhile; what requests leave behind is collected as ever."""
     assert worker["is_collecting"]
     assert worker["kept"] > 100 * worker["looked_through"]
+
+
+@pytest.fixture
+def development(tmp_path, monkeypatch):
+    """An application whose database in instance/ is migrated as it starts."""
+    monkeypatch.setattr(config, "INSTANCE", tmp_path)
+    app = create_app({})
+    with app.app_context():
+        yield app
+        database.engine().dispose()
+
+
+@pytest.mark.site
+def test_development_migrates_no_database_that_needs_it_not(development, tmp_path):
+    """Each command and each reload would load Alembic, a fifth of its start."""
+    by = f"""
+from pathlib import Path
+from authsite import config, create_app
+config.INSTANCE = Path({str(tmp_path)!r})
+assert create_app({{}}).test_client().get("/readyz").status_code == 200
+"""
+    assert "alembic" not in started({}, by=by)["modules"]
+
+
+def test_development_migrates_an_older_database(development):
+    downgrade()
+    assert development.test_client().get("/readyz").status_code == 503
+
+    again = create_app({})
+    assert again.test_client().get("/readyz").status_code == 200
+    with again.app_context():
+        database.engine().dispose()
+
+
+def test_development_serves_a_newer_database(development):
+    """Back on an older branch: as during a release, and as /readyz says."""
+    with database.transaction():
+        database.run(text("UPDATE alembic_version SET version_num = 'of tomorrow'"))
+
+    again = create_app({})
+    assert again.test_client().get("/readyz").status_code == 200
+    with again.app_context():
+        database.engine().dispose()
