@@ -219,12 +219,13 @@ def new_database(
 
 CITUS_URL = os.environ.get("TEST_CITUS_URL")
 STAND_IN = "stand-in"  # instead of a URL: all that a Citus would be asked, without one
+HAS_CITUS = CITUS_URL not in (None, STAND_IN)
 
 
 @contextlib.contextmanager
 def citus_database(fixture: Callable[[str], str]) -> Iterator[str]:
     """Create a database with Citus, or what stands in for it, yield its URL, and drop it."""
-    if CITUS_URL in (None, STAND_IN):
+    if not HAS_CITUS:
         with new_database(fixture("postgresql_server_url")) as url:
             citus_stand_in.install(url)
             yield url

@@ -106,6 +106,14 @@ def make_link(account) -> str:
 # Threads, on the verbs
 
 
+ON_CITUS_TOO = pytest.mark.skipif(services.CITUS_URL is None, reason="TEST_CITUS_URL names none")
+
+
+@pytest.mark.parametrize(
+    "database_url",
+    ["sqlite", "postgresql", pytest.param("spread", marks=ON_CITUS_TOO)],
+    indirect=True,
+)
 def test_parallel_refreshes_converge_on_one_successor(ada, app):
     """SE-03, SE-06: all get it, it works, and two generations back still ends the session."""
     for _ in range(20):

@@ -6,6 +6,7 @@ Without TEST_CITUS_URL what runs is the stand-in of tests/citus_stand_in.py, on 
 import importlib
 import inspect
 import pkgutil
+import re
 
 import psycopg
 import pytest
@@ -31,7 +32,7 @@ from authsite import accounts, clock, create_app, database, deletions, sessions
 from authsite.database import Base, faults, spreading
 from authsite.database.models import OutgoingMail, SpentToken, User, UserEmail, UserSession
 from authsite.errors import InvalidCredentials
-from tests import citus_stand_in, colocation, factories, services
+from tests import citus_plans, citus_stand_in, colocation, factories, services
 from tests.factories import PASSWORD
 
 BESIDE_USERS = [name for name, column in spreading.SPREAD_BY.items() if column == "user_id"]
@@ -214,6 +215,104 @@ def test_but_for_two_no_statement_asks_for_what_does_not_lie_together():
         "authsite.accounts._HOLDER",
         "authsite.accounts._BY_ID_WITH_FAILURES",
     }
+
+
+# Its plans
+
+
+def plan_of(task_count, **more):
+    """Return what EXPLAIN (FORMAT JSON) answers on a coordinator (Citus 13, multi_explain.c)."""
+    remote = [[{"Plan": {"Node Type": "Index Scan", "Relation Name": "user_sessions_102008"}}]]
+    task = {"Node": "host=localhost port=9701 dbname=accounts", "Remote Plan": remote}
+    shown = "All" if task_count == 1 else f"One of {task_count}"
+    job = {"Task Count": task_count, "Tasks Shown": shown, "Tasks": [task]}
+    scan = {
+        "Node Type": "Custom Scan",
+        "Custom Plan Provider": "Citus Adaptive",
+        "Distributed Query": more | {"Job": job},
+    }
+    return [{"Plan": scan}]
+
+
+LOCAL = [{"Plan": {"Node Type": "Index Scan", "Relation Name": "outgoing_mails"}}]
+SORTED = [{"Plan": {"Node Type": "Sort", "Plans": [plan_of(32)[0]["Plan"]]}}]
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (plan_of(1), [1]),
+        (plan_of(32), [32]),
+        (SORTED, [32]),
+        (plan_of(1, Subplans=[{"PlannedStmt": plan_of(8)}]), [1, 8]),
+        (LOCAL, []),
+    ],
+)
+def test_the_tasks_of_a_plan_are_counted_wherever_they_stand(plan, expected):
+    assert citus_plans.tasks(plan) == expected
+
+
+def sent_by(act):
+    """Do it and return the statements that it sent, with their values."""
+    sent, execute = [], psycopg.Cursor.execute
+
+    def note(cursor, statement, values=None, **options):
+        sent.append((statement.decode() if isinstance(statement, bytes) else statement, values))
+        return execute(cursor, statement, values, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Cursor, "execute", note)
+        act()
+    return sent
+
+
+def table_of(statement):
+    return re.search(r"(?:INTO|UPDATE|FROM|JOIN) ([a-z_]+)", statement)[1]
+
+
+# What is asked most often, and the tables that its statements are about.
+HOT = {
+    "read": (lambda _ada, held, _page: sessions.resume_api(*held[:2]), ["user_sessions"]),
+    "list": (lambda _ada, held, _page: sessions.resume_api_with_all(*held[:2]), ["user_sessions"]),
+    "rotation": (
+        lambda _ada, held, _page: sessions.rotate(*held[:2], held.jti),
+        ["user_sessions"],
+    ),
+    "page": (
+        lambda _ada, _held, page: sessions.resume_page(*page[:2], page.cookie_secret),
+        ["user_sessions"],
+    ),
+    "forward auth": (
+        lambda _ada, _held, page: sessions.resume_product(*page[:2]),
+        ["user_sessions"],
+    ),
+    "sign-in": (
+        lambda ada, _held, _page: factories.grant(ada),
+        [
+            *("user_emails", "sign_in_failures", "users", "user_sessions", "account_events"),
+            *("user_sessions", "outgoing_mails"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("act", HOT)
+@pytest.mark.parametrize("database_url", ["spread"], indirect=True)
+def test_each_statement_that_is_asked_most_is_one_task_of_one_machine(
+    app_context, database_url, act
+):
+    """Without Citus its plan has no task, and what is held is which statements there are."""
+    ada = factories.account()
+    held, page = factories.grant(ada), factories.grant(ada, entrance="page")
+    work, tables = HOT[act]
+    sent = sent_by(lambda: work(ada, held, page))
+
+    assert [table_of(statement) for statement, _ in sent] == tables
+    with psycopg.connect(database_url) as connection:
+        plans = [citus_plans.explain(connection, *each) for each in sent]
+    one = [1] * services.HAS_CITUS
+    expected = [one if spreading.SPREAD_BY[table] else [] for table in tables]
+    assert [citus_plans.tasks(plan) for plan in plans] == expected
 
 
 # The command
