@@ -2,10 +2,13 @@
 
 import json
 import re
-from datetime import timedelta
+import uuid
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
+import orjson
 import pytest
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from authsite import accounts, clock, database, exports
 from authsite.database.models import (
@@ -120,6 +123,38 @@ def test_every_column_is_told_or_withheld_by_name():
         columns = {each.name for each in table.__table__.c}
         assert set(names) | (WITHHELD[table] & columns) == columns, table
         assert not set(names) & WITHHELD[table]
+
+
+HOSTILE = 'a"b\\c/d\n\t\x01\x7f\u2028</script>\U0001f4a9\u00fc'
+
+
+@pytest.mark.parametrize("microseconds", [0, 100_000, 123_456])
+def test_what_the_database_writes_is_what_it_holds(app_context, microseconds):
+    """The long lists are its own text: whatever clients once sent, times of one form, yes, no and nothing."""
+    ada, at = factories.account(), datetime(2026, 11, 20, 10, microsecond=microseconds, tzinfo=UTC)
+    factories.grant(ada, device_id="kitchen-laptop")
+    acted = {"session_id": uuid.uuid4(), "target": HOSTILE, "is_mailed": False, "created_at": at}
+    database.run(update(AccountEvent).values(acted))
+    named = {"device_name": HOSTILE, "user_agent": HOSTILE, "products": "", "authenticated_at": at}
+    database.run(update(UserSession).values(named))
+    found = json.loads(b"".join(exports.export(ada, by=None, ip_address=None)))
+    [session], [*_, event] = found["sessions"], found["activity"][:-1]
+    assert session == _told(UserSession, exports.SESSION)
+    assert event == _told(AccountEvent, exports.EVENT, AccountEvent.id == uuid.UUID(event["id"]))
+    assert (session["user_agent"], session["device_id"]) == (HOSTILE, "kitchen-laptop")
+    assert session["authenticated_at"] == f"2026-11-20T10:00:00.{microseconds:06}Z"
+    assert (session["is_remembered"], event["is_mailed"], session["bound_at"]) == (
+        True,
+        False,
+        None,
+    )
+
+
+def _told(table, names, *conditions):
+    """Return a row as Python would tell it."""
+    columns = table.__table__.c
+    row = database.row(select(*(columns[name] for name in names)).where(*conditions))
+    return json.loads(orjson.dumps(row._asdict(), clock.rfc3339, orjson.OPT_PASSTHROUGH_DATETIME))
 
 
 def test_changes_of_address_are_in_it_without_what_their_links_name(app, client, held):
@@ -272,11 +307,37 @@ def test_the_command_prints_the_same_and_the_owner_sees_the_operator(app):
 
 
 def test_reading_costs_few_statements_however_small_the_account(client, held, sent_statements):
-    """The session, event and mail, account twice, four short lists, and two until they are empty."""
+    """The session, event and mail, account twice, the short lists, and each of the long ones once."""
     with sent_statements() as sent:
         assert export(client, held).status_code == 200
     assert [each.split()[0] for each in sent].count("INSERT") == 2
-    assert len(sent) <= 12, sent
+    assert len(sent) <= 10, sent
+
+
+def test_long_lists_take_a_statement_for_500_rows(app_context, sent_statements):
+    ada = factories.account()
+    factories.session_rows(ada, 2 * exports.BATCH + 1, age=timedelta(days=2))
+    with sent_statements() as sent:
+        assert b"".join(exports.export(ada, by=None, ip_address=None))
+    assert exports.BATCH == 500
+    assert sum("FROM user_sessions" in each for each in sent) == 3
+
+
+@pytest.mark.parametrize(("work", "rest"), [(0.02, 0.06), (60, 3 * exports.LONGEST_REST)])
+def test_a_copy_rests_three_times_as_long_as_it_works(monkeypatch, work, rest):
+    """So that it takes a quarter of an interpreter at most; but bytes come, however slow the database."""
+    passed = [0.0]
+    replaced = SimpleNamespace(monotonic=lambda: sum(passed), sleep=passed.append)
+    monkeypatch.setattr(exports, "time", replaced)
+
+    def batches():
+        for _ in range(2):
+            passed.append(work)
+            yield range(3 * exports.PIECE)
+
+    pieces = list(exports._in_pieces(batches()))
+    assert [len(each) for each in pieces] == 6 * [exports.PIECE]
+    assert sum(passed) == pytest.approx(2 * (work + rest))
 
 
 def test_the_moment_of_it_is_now(client, held):
