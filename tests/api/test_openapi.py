@@ -1104,6 +1104,11 @@ def test_page_shows_every_operation_with_its_address_its_inputs_and_a_command(do
     assert len(commands) == len(document.operations())
 
 
+def test_page_shows_code_as_code_and_no_mark_of_the_document(bare_client, page):
+    assert "`" not in page.text
+    assert "<code>active: false</code>" in bare_client.get(f"{V1}/docs").text
+
+
 def test_page_tells_what_each_call_has_to_bring(bare_client, document):
     html = unescape(bare_client.get(f"{V1}/docs").text)
     needed = {
