@@ -3,7 +3,8 @@
 Forward auth and introspection cost a product's every request, and its pages ask who is signed in and where:
 Flask's routing, contexts and hooks are half of that. Here the same verbs are called with less around them,
 for a question that is plainly put and a credential that is good. All else goes on to Flask and its views,
-which decide everything anew and explain refusals: nothing is refused here.
+which decide everything anew and explain refusals: nothing is refused here. What is over its limit is found so
+here, once, and told by Flask.
 """
 
 import io
@@ -56,7 +57,7 @@ class Shortcut:
             try:
                 answer = find(environ)
             except Exception as fault:
-                # Flask tells of it, without asking a database that is gone a second time.
+                # Flask tells of it, and asks neither database nor limit a second time.
                 answer = None
                 headers.pass_on(environ, fault)
             if answer is not None:
@@ -120,13 +121,13 @@ def _sessions(environ: "WSGIEnvironment") -> Answer | None:
 
 
 def _is_allowed(environ: "WSGIEnvironment", limit: limits.Limit, *, with_all: bool = False) -> bool:
-    """Return whether this is a plain GET of somebody who is signed in and within the limit."""
+    """Return whether this is a plain GET of who is signed in; raise TooManyAttempts over the limit."""
     if environ["REQUEST_METHOD"] != "GET" or environ.get("QUERY_STRING"):
         return False
     if not authentication.is_bearer_good(environ, with_all=with_all):
         return False
-    window = limit.hit()
-    return window is None or window.is_allowed
+    limit.count()
+    return True
 
 
 def _json_for_origin(environ: "WSGIEnvironment", members: dict[str, Any]) -> Answer:

@@ -6,9 +6,11 @@ from datetime import timedelta
 
 import pytest
 from flask import Flask
+from limits.storage import MemoryStorage
 from sqlalchemy.exc import OperationalError
 
 from authsite import clock, sessions, shortcuts
+from authsite.web.limit_store import Store
 from tests.api.conftest import V1
 from tests.factories import PASSWORD
 
@@ -234,8 +236,9 @@ def test_a_read_is_logged_as_flask_would(client, token, monkeypatch, caplog, pat
 
 
 @pytest.mark.parametrize(("path", "most"), [(READS[0], 60), (READS[2], 30)])
-def test_reads_below_flask_count_and_are_refused_once(make_app, caplog, path, most):
+def test_reads_below_flask_count_and_are_refused_once(make_app, caplog, time_machine, path, most):
     """LT-03"""
+    time_machine.move_to(clock.now(), tick=False)  # the minute does not end meanwhile
     client = make_app(PUBLIC_BASE_URL=OWN, REDIS_URL="").test_client(use_cookies=False)
     registration = {"email": "ada@example.com", "password": PASSWORD, "first_name": "Ada"}
     client.post(f"{V1}/auth/register", json=registration, base_url=OWN)
@@ -246,6 +249,44 @@ def test_reads_below_flask_count_and_are_refused_once(make_app, caplog, path, mo
     assert [each.status_code for each in answers] == [200] * most + [429] * 2
     assert f";r={most - 1};" in answers[0].headers["RateLimit"]
     assert len(refused) == 2
+
+
+class CountingStore(Store):
+    """The store that one process has, and how often it was asked."""
+
+    def __init__(self):
+        super().__init__(MemoryStorage(), workers=1)
+        self.asked = 0
+
+    def hit(self, key, amount):
+        self.asked += 1
+        return super().hit(key, amount)
+
+
+@pytest.mark.parametrize(("path", "most"), [(READS[0], 60), (READS[2], 30)])
+def test_a_read_over_its_limit_is_looked_up_once_and_refused_as_by_flask(
+    client, token, monkeypatch, sent_statements, caplog, time_machine, path, most
+):
+    """LT-03"""
+    time_machine.move_to(clock.now(), tick=False)
+    client.application.config["RATELIMIT_ENABLED"] = True
+    client.application.extensions["limit_store"] = store = CountingStore()
+    for _ in range(most):
+        assert read(client, path, token).status_code == 200
+    refusals, store.asked = [], 0
+    for ways in (shortcuts.ANSWERS, {}):
+        monkeypatch.setattr(shortcuts, "ANSWERS", ways)
+        caplog.clear()
+        with sent_statements() as sent:
+            answer = read(client, path, token, headers={"Origin": WIKI})
+        logged = [each.facts | {"milliseconds": None} for each in caplog.records]
+        refusals.append((told(answer), answer.headers["RateLimit"], logged, len(sent)))
+
+    assert refusals[0] == refusals[1]
+    assert refusals[0][0][0] == 429
+    assert [each["event"] for each in refusals[0][2]] == ["rate_limited", "request"]
+    assert refusals[0][2][1]["session_id"]
+    assert (refusals[0][3], store.asked) == (1, 2)
 
 
 @pytest.mark.parametrize("path", READS)

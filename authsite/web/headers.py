@@ -187,8 +187,8 @@ def has_large_cookies(environ: "WSGIEnvironment") -> bool:
 
 
 def pass_on(environ: "WSGIEnvironment", fault: Exception) -> None:
-    """Have Flask answer the request with this fault, met in a layer below it."""
-    environ[_FAULT] = fault
+    """Have Flask answer the request with this fault, met in a layer below it, and know what that found."""
+    environ[_FAULT] = fault, {name: g.get(name) for name in g}
 
 
 def _refuse() -> None:
@@ -196,7 +196,10 @@ def _refuse() -> None:
     if has_large_cookies(environ):
         raise RequestHeaderFieldsTooLarge
     if _FAULT in environ:
-        raise environ[_FAULT]
+        fault, found = environ[_FAULT]
+        for name, value in found.items():
+            setattr(g, name, value)
+        raise fault
 
 
 def send_no_referrer() -> None:
