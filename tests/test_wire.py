@@ -23,7 +23,6 @@ from gunicorn.workers.gthread import TConn
 
 from authsite import create_app
 from authsite.server import worker as server
-from authsite.server.threads import ElasticThreads
 from authsite.server.worker import MAX_BODY, MAX_CORKED, MAX_UNSENT, ClientSocket, Intake
 from tests import services
 from tests.test_faults import crowd
@@ -196,14 +195,28 @@ def test_many_who_send_much_cost_one_who_sends_little_nothing(wire_site):
         assert b" 400 " in small.recv(100)
 
 
+class AtOnce:
+    """The only thread there is."""
+
+    def submit(self, task):
+        task()
+
+    def has_tasks(self):
+        return False
+
+    def is_led_by_caller(self):
+        return True
+
+
 @pytest.fixture
 def bare_worker() -> Iterator[server.Worker]:
     """A worker without its loop and its application."""
     worker = server.Worker(0, os.getpid(), [], None, 0, Config(), logging.getLogger())
     worker.poller = selectors.DefaultSelector()
-    worker.tpool = ElasticThreads(1, 1)
+    worker.tpool = AtOnce()
+    worker.method_queue.init()
     yield worker
-    worker.tpool.shutdown()
+    worker.method_queue.close()
     for key in worker.poller.get_map().values():
         key.fileobj.close()
     worker.poller.close()
@@ -254,7 +267,7 @@ def test_silent_connections_leave_room_for_who_asks(bare_worker, monkeypatch, wa
                 bare_worker.wait_for_and_dispatch_events(0.02)
         assert bare_worker.nr_conns == 3
 
-        bare_worker.murder_pending()
+        bare_worker._find()
 
         assert bare_worker.nr_conns == 2
         assert silent[0].recv(1) == b"", "the one that has been silent for longest"
@@ -345,22 +358,6 @@ def test_a_refused_request_leaves_nothing_of_itself_in_the_log(wire_site):
     assert output.count("A request could not be read or answered") >= len(REFUSED)
     for line in output.splitlines():
         assert line.startswith('{"time"'), line
-
-
-def test_every_thread_stuck_is_a_stuck_worker():
-    """FA-12: such a one no longer tells the main process that all is well, and is replaced."""
-    release, pool = threading.Event(), ElasticThreads(2, 4)
-    assert not pool.is_stuck(0)
-    for _ in range(4):
-        pool.submit(release.wait)
-    services.wait_until(lambda: pool._threads == 4 and not pool._tasks, what="four at work")
-    assert not pool.is_stuck(0), "nobody waits"
-    pool.submit(release.wait)
-    assert pool.is_stuck(0)
-    assert not pool.is_stuck(60)
-    release.set()
-    services.wait_until(lambda: not pool.is_stuck(0), what="the queue's end")
-    pool.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def slot() -> Iterator[None]:
     if getattr(_held, "is_held", False):
         yield
         return
+    threads.step_aside()
     if not _slots.acquire(blocking=False):
         _wait_for_slot()
     _held.is_held = True
@@ -63,7 +64,6 @@ def _wait_for_slot() -> None:
     if not _waiting.acquire(blocking=False):
         raise ServiceBusy
     try:
-        threads.step_aside()
         _slots.acquire()
     finally:
         _waiting.release()

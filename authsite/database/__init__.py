@@ -49,6 +49,8 @@ from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlalchemy.types import TypeDecorator
 
+from ..server import threads
+
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
 # What a statement answers: immutable, with its columns as attributes.
@@ -404,12 +406,17 @@ class ImpatientConnection(psycopg.Connection[Any]):
     has_citus = False
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        began = time.monotonic()
         try:
-            return super().wait(gen, interval, self.answer_timeout if timeout is None else timeout)
+            answer = super().wait(
+                gen, interval, self.answer_timeout if timeout is None else timeout
+            )
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
                 self.pgconn.finish()  # its answer may still come, and would be taken for the next one's
             raise
+        threads.waited(time.monotonic() - began)
+        return answer
 
 
 def _connect_impatiently(_dialect: Any, _record: Any, args: Any, options: Any) -> Any:

@@ -97,7 +97,7 @@ def _connections() -> int:
 _site = _settings()
 bind = _address(_site)
 workers = _site["WORKERS"]
-threads = 4  # at work at once; see authsite/server/threads.py
+threads = 6  # at work at once, at most; see authsite/server/threads.py
 worker_class = _load("worker", "Worker")
 limit_request_field_size = 16 * 1024  # what is too long is refused in our own words
 sendfile = False  # it would wait for the client to make room

@@ -1,140 +1,188 @@
-"""The threads that answer requests: a few at work, and more only for those that wait.
+"""The threads that answer requests: one finds and answers them, and another takes over where it is held up.
 
-Python runs one thread at a time. Sixteen that are ready take turns at every read and write, and were
-measured to answer 8 % fewer requests than four; but four that wait for their turn to hash a password, for
-a locked row or for a slow client leave nobody to answer the rest. So few start at a time, and one that
-waits no longer counts.
+Python runs one thread at a time, and threads that are ready take turns at every read and write: with four at
+work an authenticated read took a fifth more of the processor's time than with one, for nothing. So the thread
+that leads waits for requests and answers them itself, one after another, and wakes nobody: the pattern
+Leader/Followers (Schmidt et al., 2000). But a turn to hash a password, a locked row or a slow client would
+leave nobody to answer the rest: whoever steps aside, or takes longer than TURN, leads no longer and finishes
+what it does. Where the database is on another machine each request waits, and several are begun at once.
 """
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from typing import Any
 
-# Seconds after which a task is taken to be waiting, not working: a request works for a few milliseconds.
+# Seconds after which another thread leads, since most requests are answered by then; and between two looks.
+TURN = 0.005
+LOOK = 0.002
+# Seconds that the quickest answers of the database take where it is on another machine.
+FAR = 0.0004
+# Seconds after which a task is taken to be waiting, not working, and counts no longer.
 PATIENCE = 0.02
+NOBODY = 0
 
 _local = threading.local()
 
 
 def step_aside() -> None:
-    """Let another task start in place of the caller's, which is about to wait; elsewhere, do nothing."""
-    pool: ElasticThreads | None = getattr(_local, "pool", None)
+    """Let another thread lead in place of the caller, who is about to wait; elsewhere, do nothing."""
+    pool: LeaderFollowers | None = getattr(_local, "pool", None)
     if pool is not None:
         pool.discount()
 
 
-class ElasticThreads(Executor):
-    """An executor that starts tasks in order, `at_once` of them at a time, in `most` threads at most.
+def waited(seconds: float) -> None:
+    """Tell how long the database took for an answer."""
+    pool: LeaderFollowers | None = getattr(_local, "pool", None)
+    if pool is not None:
+        pool.note_wait(seconds)
 
-    A task stops counting when it steps aside or has run for PATIENCE. While tasks are queued, one idle
-    thread keeps watch for that; when none are, those beyond `at_once` and one end.
+
+class LeaderFollowers:
+    """At most `most` threads, which do what the leading one of them finds, `at_once` tasks at a time.
+
+    `find` waits for a moment and submits what there is to do; only the leader calls it. `ring` is called when
+    a task begins and nobody watches: then `watch` is to be called, and again after the time that it returns.
     """
 
-    def __init__(self, at_once: int, most: int) -> None:
-        self._at_once = at_once
-        self._most = most
-        self._tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+    def __init__(
+        self, find: Callable[[], None], ring: Callable[[], None], at_once: int, most: int
+    ) -> None:
+        self._find, self._ring = find, ring
+        self._at_once, self._most = at_once, most
+        self._tasks: deque[Callable[[], None]] = deque()
         self._begun: dict[int, float] = {}  # by thread; tasks that count
+        self._leader = NOBODY
         self._threads = self._idle = 0
         self._is_watched = self._is_shut_down = False
-        self._ended_at = time.monotonic()  # a task, the latest
+        self._failure: BaseException | None = None
+        self._turned_at = self._ended_at = (
+            time.monotonic()
+        )  # the latest look for tasks; the latest task
+        self._quickest = 0.0001  # answer of the database; grows until one is quicker
         self._changed = threading.Condition(threading.Lock())
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Queue a call and return its future; raise RuntimeError after a shutdown."""
-        future: Future[Any] = Future()
+    def start(self) -> None:
+        """Have a first thread lead."""
         with self._changed:
-            if self._is_shut_down:
-                raise RuntimeError("no task is taken after a shutdown")
-            self._tasks.append((future, lambda: fn(*args, **kwargs)))
-            self._wake()
-        return future
+            self._call_in()
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more tasks; the threads end with what is queued. Waiting for them is not offered."""
-        with self._changed:
-            self._is_shut_down = True
-            while cancel_futures and self._tasks:
-                self._tasks.popleft()[0].cancel()
-            self._changed.notify_all()
+    def submit(self, task: Callable[[], None]) -> None:
+        """Queue a task, which must not fail; from within `find`."""
+        self._tasks.append(task)
+
+    def has_tasks(self) -> bool:
+        return bool(self._tasks)
+
+    def is_led_by_caller(self) -> bool:
+        return self._leader == threading.get_ident()
+
+    def shutdown(self, wait: bool = False) -> None:
+        """Look for no more tasks; the threads end with what is queued. Waiting for them is not offered."""
+        # Not locked: called by a signal's handler too, which may have interrupted whoever holds it.
+        self._is_shut_down = True
 
     def is_stuck(self, seconds: float) -> bool:
-        """Return whether tasks are queued, every thread has one, and for so long none has ended."""
+        """Return whether nobody has looked for tasks for so long, and none has ended."""
         with self._changed:
-            is_full = bool(self._tasks) and self._threads >= self._most and not self._idle
-            return is_full and time.monotonic() - self._ended_at > seconds
+            since = time.monotonic() - seconds
+            is_answering = self._leader in self._begun
+            return not is_answering and self._turned_at < since and self._ended_at < since
+
+    def watch(self) -> float | None:
+        """Have another thread lead where the leader is held up; return the seconds until the next look.
+
+        None: none is needed before `ring`. Raise what `find` has raised.
+        """
+        with self._changed:
+            if self._failure is not None:
+                raise self._failure
+            begun = self._begun.get(self._leader)
+            if begun is not None and time.monotonic() - begun > TURN and self._may_start():
+                self._call_in()
+            # In this order: a task that begins meanwhile either is seen here, or sees that it has to ring.
+            self._is_watched = False
+            self._is_watched = bool(self._begun)
+            return LOOK if self._is_watched else None
 
     def discount(self) -> None:
-        """Count the calling thread's task no longer."""
+        """Count the calling thread's task no longer, and have another lead in its place."""
+        own = threading.get_ident()
         with self._changed:
-            if self._begun.pop(threading.get_ident(), None) is not None:
-                self._wake()
+            if self._begun.pop(own, None) is not None and self._leader == own:
+                self._call_in()
 
-    def _wake(self) -> None:
-        """Have a thread look at the queue: to start a task, or to keep watch over those that are at work."""
-        if not self._tasks or (self._is_watched and not self._may_start()):
-            return
-        if self._idle:
-            self._changed.notify()
-        else:
-            self._add_thread()
+    def note_wait(self, seconds: float) -> None:
+        """Note how long the database took; it is near if any of the last answers was quick."""
+        self._quickest = min(seconds, self._quickest * 1.01)
 
     def _may_start(self) -> bool:
         if len(self._begun) < self._at_once:
             return True
         since = time.monotonic() - PATIENCE
-        return sum(begun > since for begun in self._begun.values()) < self._at_once
+        return sum(begun > since for begun in tuple(self._begun.values())) < self._at_once
 
-    def _add_thread(self) -> None:
-        if self._threads < self._most:
+    def _call_in(self) -> None:
+        """Have whoever is idle lead; where all are at work, the first that ends its task."""
+        self._leader = NOBODY
+        if self._idle:
+            self._changed.notify()
+        elif self._threads < self._most:
             self._threads += 1
             # Not to be waited for at the end of the process: its server knows when to give up.
             threading.Thread(target=self._work, name="request", daemon=True).start()
 
     def _work(self) -> None:
         _local.pool = self
-        while (task := self._next()) is not None:
-            future, call = task
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = call()
-            except BaseException as error:  # whoever asked for the result gets it
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-            del task, future, call
-
-    def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
-        """Wait for a task that may start and return it; None ends the thread."""
         own = threading.get_ident()
+        while self._comes_to_lead(own):
+            try:
+                self._lead(own)
+            except BaseException as failure:
+                self._failure = failure
+                self._ring()
+                return
+
+    def _comes_to_lead(self, own: int) -> bool:
+        """Wait until nobody else leads; False ends the thread."""
         with self._changed:
-            self._begun.pop(own, None)
-            self._ended_at = time.monotonic()
-            while not (self._tasks and self._may_start()):
-                if self._is_superfluous():
+            while self._leader != NOBODY:
+                if self._idle >= self._at_once:
                     self._threads -= 1
-                    self._changed.notify()  # after a shutdown, so that all come to know of it
-                    return None
-                self._wait()
-            self._begun[own] = time.monotonic()
-            task = self._tasks.popleft()
-            self._wake()  # this one keeps watch no longer
-            return task
-
-    def _is_superfluous(self) -> bool:
-        if not self._tasks and self._is_shut_down:
+                    return False
+                self._idle += 1
+                self._changed.wait()
+                self._idle -= 1
+            if self._is_shut_down and not self._tasks:
+                self._threads -= 1
+                self._changed.notify()  # and so on, until all have ended
+                return False
+            self._leader = own
             return True
-        return self._idle > self._at_once and (self._is_watched or not self._tasks)
 
-    def _wait(self) -> None:
-        """Wait for a change; one thread also for the tasks at work to lose the others' patience."""
-        keeps_watch = bool(self._tasks) and not self._is_watched
-        self._is_watched |= keeps_watch
-        self._idle += 1
-        self._changed.wait(PATIENCE if keeps_watch else None)
-        self._idle -= 1
-        self._is_watched &= not keeps_watch
+    def _lead(self, own: int) -> None:
+        while self._leader == own:
+            if self._tasks:
+                self._do(self._tasks.popleft(), own)
+            elif self._is_shut_down:
+                with self._changed:
+                    self._leader = NOBODY
+            else:
+                self._turned_at = time.monotonic()
+                self._find()
+
+    def _do(self, task: Callable[[], None], own: int) -> None:
+        self._begun[own] = time.monotonic()
+        if not self._is_watched:
+            self._is_watched = True
+            self._ring()
+        if self._quickest > FAR and len(self._begun) < self._at_once:
+            with self._changed:
+                self._call_in()
+        try:
+            task()
+        finally:
+            with self._changed:
+                self._begun.pop(own, None)
+                self._ended_at = time.monotonic()

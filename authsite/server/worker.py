@@ -1,11 +1,12 @@
-"""gunicorn's threaded worker, whose threads do not wait for clients.
+"""gunicorn's threaded worker, whose threads do not wait for clients, nor for each other.
 
 gunicorn hands a connection to a thread as soon as its first byte is there, and lingers in its main thread for
 two seconds with each connection that its client does not close. Then 64 half-sent requests leave nobody to
-answer, and some clients that keep their side open silence a worker. Here the main thread, which waits for all
-sockets at once, takes a request in until it is whole, sends on what of an answer the client had no room for,
-and lets a finished connection go when the client has. Only of an answer that is too large to be kept, a copy
-of somebody's data, a thread waits for its client; few do at a time.
+answer, and some clients that keep their side open silence a worker. Here the thread that leads (threads.py)
+waits for all sockets at once, takes a request in until it is whole and answers it itself, sends on what of an
+answer the client had no room for, and lets a finished connection go when the client has. The main thread
+hears the signals, and has another one lead where an answer takes long. Only of an answer that is too large to
+be kept, a copy of somebody's data, a thread waits for its client; few do at a time.
 
 Nothing of the package is imported: the main process loads this file by its path (gunicorn_conf.py), so that
 a reload renews it.
@@ -14,6 +15,7 @@ a reload renews it.
 import contextlib
 import errno
 import json
+import os
 import select
 import selectors
 import socket
@@ -46,6 +48,10 @@ MAX_HELD = 32 * 1024 * 1024
 MAX_CHUNK_LINE = 64
 MAX_CORKED = 16 * 1024  # of an answer; what is longer is sent as it comes
 NOTIFY_SECONDS = 1  # between two signs of life
+LOOK_SECONDS = 0.2  # between two looks for what has taken too long
+# The longest waits, for events and for signals; at the end, for the last connection to go.
+MOST_SECONDS = 1.0
+MOST_SECONDS_AT_THE_END = 0.05
 # What is kept of one answer, and how many threads may wait for room for more than that.
 MAX_UNSENT = 256 * 1024
 MOST_WAITING = 16
@@ -116,7 +122,7 @@ class ClientSocket(socket.socket):
         self.send_more()
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send what the client has room for, and keep the rest for the main thread.
+        """Send what the client has room for, and keep the rest for later.
 
         A head and a short body, which come one after the other, are held back and sent in one piece. Of a
         large answer wait until the client has fetched some; raise BrokenPipeError if it does not.
@@ -256,7 +262,7 @@ def _has_more(conn: TConn) -> bool:
 
 
 class Worker(ThreadWorker):
-    """gunicorn's gthread with threads of our own, and requests that are whole before a thread sees them."""
+    """gunicorn's gthread with threads of our own, and requests that are whole before they are answered."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -266,16 +272,49 @@ class Worker(ThreadWorker):
         self._sending: deque[tuple[float, TConn, bytearray]] = deque()
         self._lingering: deque[tuple[float, TConn]] = deque()
         self._unfinished: set[TConn] = set()
+        self._finished: deque[tuple[TConn, bool]] = deque()
+        self._bell = select.poll()
         self._held = 0
-        self._notified_at = 0.0
+        self._notified_at = self._looked_at = 0.0
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
         # Not before the fork: what the main process has imported, a reload (SIGHUP) does not renew. Nor
         # before the signals have their handlers: a SIGTERM while the worker imports would be lost.
-        from authsite.server.threads import ElasticThreads
+        from authsite.server.threads import LeaderFollowers
 
-        self.tpool = ElasticThreads(self.cfg.threads, MOST_THREADS)
+        self.tpool = LeaderFollowers(self._find, self._ring, self.cfg.threads, MOST_THREADS)
+
+    def run(self) -> None:
+        """Watch over the threads that answer; once the worker is to end, until they have answered."""
+        self.poller.register(
+            self.method_queue.fileno(), selectors.EVENT_READ, self.method_queue.run_callbacks
+        )
+        self._bell.register(self.PIPE[0], select.POLLIN)
+        self.tpool.start()
+        while self.alive:
+            self._oversee(MOST_SECONDS)
+        # A kept connection may have its next request under way: it is answered, and told to close.
+        self._cap_keepalive(time.monotonic() + STOP_KEEPALIVE_LINGER)
+        ends_at = time.monotonic() + self.cfg.graceful_timeout
+        while self.nr_conns > 0 and time.monotonic() < ends_at:
+            self._oversee(MOST_SECONDS_AT_THE_END)
+        self.tpool.shutdown()
+        for listener in self.sockets:
+            listener.close()
+
+    def _oversee(self, seconds: float) -> None:
+        """Wait for a signal, for so long at most; meanwhile see to it that somebody finds requests."""
+        self.notify()
+        sooner = self.tpool.watch()
+        if self._bell.poll((seconds if sooner is None else sooner) * 1000):
+            with contextlib.suppress(BlockingIOError):
+                os.read(self.PIPE[0], _PIECE)
+
+    def _ring(self) -> None:
+        """Wake the main thread, as a signal does."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.PIPE[1], b".")
 
     def notify(self) -> None:
         """Tell the main process that all is well, unless every thread is stuck: then it replaces us."""
@@ -283,9 +322,25 @@ class Worker(ThreadWorker):
         if now - self._notified_at < NOTIFY_SECONDS:
             return
         self._notified_at = now
+        if not self.is_parent_alive():
+            self.alive = False
         is_stuck = getattr(self.tpool, "is_stuck", None)
         if is_stuck is None or not is_stuck(STUCK_SECONDS):
             super().notify()
+
+    def _find(self) -> None:
+        """Wait for what clients send, for a second at most, and take it in; in the thread that leads."""
+        while self._finished:
+            self.finish_request(*self._finished.popleft())
+        if self.nr_conns >= self.worker_connections:
+            self._make_room()
+        self.set_accept_enabled(self.alive and self.nr_conns < self.worker_connections)
+        self.wait_for_and_dispatch_events(0 if self.tpool.has_tasks() else MOST_SECONDS)
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_SECONDS:
+            self._looked_at = now
+            self.murder_keepalived()
+            self.murder_pending()
 
     def accept(self, listener: socket.socket) -> None:
         try:
@@ -311,11 +366,11 @@ class Worker(ThreadWorker):
         self._begin(conn)
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Have a thread answer a request that is whole."""
-        self.tpool.submit(self._answer, conn)
+        """Have a request that is whole answered."""
+        self.tpool.submit(partial(self._answer, conn))
 
     def _answer(self, conn: TConn) -> None:
-        """Answer a request, in a thread of its own, and wait for the next without waking the main thread."""
+        """Answer a request, and wait for the next one of its connection without waking anybody."""
         conn.sock.is_corked = True
         try:
             is_kept = self.handle(conn)
@@ -326,7 +381,9 @@ class Worker(ThreadWorker):
         if is_kept and self.alive and not conn.sock.unsent and not _has_more(conn):
             self._keep(conn)
         else:
-            self.method_queue.defer(self.finish_request, conn, is_kept)
+            self._finished.append((conn, is_kept))
+            if not self.tpool.is_led_by_caller():  # who leads looks there next
+                self.method_queue.defer(lambda: None)
 
     def _keep(self, conn: TConn) -> None:
         """Wait for the next request; from any thread."""
@@ -364,7 +421,7 @@ class Worker(ThreadWorker):
         return not conn.is_overlong and super()._keepalive_after(conn, keepalive)
 
     def murder_pending(self) -> None:
-        """Close what has taken too long; called at each turn of the main thread."""
+        """Close what has taken too long."""
         super().murder_pending()
         now = time.monotonic()
         for waiting in (self._heads, self._bodies):
@@ -382,8 +439,6 @@ class Worker(ThreadWorker):
             if conn.sock.fileno() >= 0:
                 self._unwatch(conn)
                 self._close(conn)
-
-        self._make_room()
 
     def _make_room(self) -> None:
         """Let go who has been silent for longest, where nobody else would be let in.
