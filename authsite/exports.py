@@ -27,7 +27,7 @@ from .database.models import (
     User,
     UserSession,
 )
-from .errors import UnknownAccount
+from .errors import ServiceBusy, UnknownAccount
 from .mail import emails, outbox
 
 FORMAT = "authsite-export/1"
@@ -43,7 +43,8 @@ def export(
     """Note that the data leaves, mail it to the owner, and return the document in pieces.
 
     `by` is the session that asks, None at the command line. Reading them raises UnknownAccount where the
-    account goes meanwhile: the document is cut then and no valid JSON.
+    account goes meanwhile, and ServiceBusy where its owner begins another copy in this process: the document
+    is cut then and no valid JSON.
     """
     now = clock.now()
     with database.transaction():
@@ -59,12 +60,32 @@ def export(
         )
     events.record("export", user_id=account.id, session_id=by and by.id)
     # Its own event is of it, which was written a moment after `now`.
-    return _document(account.id, clock.now())
+    return _until_another_begins(account.id, _document(account.id, clock.now()))
 
 
 def export_for_operator(email: str) -> Iterator[bytes]:
     """Return the document of the account of this address; raise UnknownAccount."""
     return export(accounts.find_by_email(email), by=None, ip_address=None)
+
+
+def _until_another_begins(user_id: uuid.UUID, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the pieces; raise ServiceBusy where the same user begins another copy.
+
+    Who fetches slowly holds a thread for as long as it takes: with one after the other, a user could hold all
+    that may wait. The older copy ends, whose client may long be gone.
+    """
+    own = _latest[user_id] = object()
+    try:
+        for piece in pieces:
+            yield piece
+            if _latest.get(user_id, own) is not own:
+                raise ServiceBusy
+    finally:
+        if _latest.get(user_id) is own:
+            _latest.pop(user_id, None)
+
+
+_latest: dict[uuid.UUID, object] = {}  # the copy that this process makes, by its user
 
 
 def _document(user_id: uuid.UUID, now: datetime) -> Iterator[bytes]:

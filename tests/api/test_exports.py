@@ -22,7 +22,7 @@ from authsite.database.models import (
     User,
     UserSession,
 )
-from authsite.errors import UnknownAccount
+from authsite.errors import ServiceBusy, UnknownAccount
 from tests import factories
 from tests.api.conftest import (
     EMAIL,
@@ -271,6 +271,30 @@ def test_of_an_account_that_goes_meanwhile_the_file_is_cut_and_no_json(app_conte
         read.extend(pieces)
     with pytest.raises(ValueError, match=r"(?i)delimiter|expecting|unterminated"):
         json.loads(b"".join(read))
+
+
+def test_whoever_begins_another_copy_gets_that_one_and_the_first_is_cut(app_context):
+    """LT-03. Fetched slowly, each would hold a thread for as long as its client likes."""
+    ada, eve = factories.account(), factories.account("eve@example.com")
+    for each in (ada, eve):
+        factories.session_rows(each, 2 * exports.PIECE)
+    first, eves, second = (
+        exports.export(each, by=None, ip_address=None) for each in (ada, eve, ada)
+    )
+    read = [next(first), next(eves), next(second)]
+    with pytest.raises(ServiceBusy):
+        next(first)
+    for begun, rest in ((read[1], eves), (read[2], second)):
+        assert json.loads(begun + b"".join(rest))["counts"]["sessions"] == 2 * exports.PIECE
+    assert exports._latest == {}
+
+
+def test_a_copy_that_its_client_gives_up_leaves_nothing_behind(app_context):
+    pieces = exports.export(factories.account(), by=None, ip_address=None)
+    next(pieces)
+    assert len(exports._latest) == 1
+    pieces.close()
+    assert exports._latest == {}
 
 
 def test_the_value_of_a_browsers_cookie_is_not_told(app_context):

@@ -7,8 +7,8 @@ OPERATIONS: dict[str, Operation] = {
     "api.exports.export_my_data": Operation(
         "Take a copy of your data",
         "All that is held of you, as a file that is sent while it is made; never a hash or a token. Its owner"
-        " gets a mail. A file that is cut, because the account went meanwhile or the connection did, is no"
-        " valid JSON.",
+        " gets a mail. A file that is cut, because the account went meanwhile, the connection did or"
+        " its owner began another, is no valid JSON.",
         "Export",
     ),
 }
