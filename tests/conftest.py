@@ -56,12 +56,12 @@ def pytest_runtest_teardown() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cheap_hashes() -> Iterator[None]:
-    dear, hashing.HASHER = (
-        hashing.HASHER,
-        PasswordHasher(time_cost=1, memory_cost=8, parallelism=1),
-    )
-    yield
-    hashing.HASHER = dear
+    """A hash takes a tenth of a millisecond, where it is asked for: no thread of its own has to wake."""
+    with pytest.MonkeyPatch.context() as patch:
+        cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+        patch.setattr(hashing, "HASHER", cheap)
+        patch.setattr(hashing, "_nicely", lambda hash_or_verify, *texts: hash_or_verify(*texts))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
