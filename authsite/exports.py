@@ -106,8 +106,11 @@ def _document(user_id: uuid.UUID, now: datetime) -> Iterator[bytes]:
             yield (b"," if counts[name] else b"") + ",".join([row[1] for row in piece]).encode()
             counts[name] += len(piece)
         yield b"]"
-    # Of an account that went meanwhile the rest would look like all there was.
-    _account(user_id)
+    # Of an account that went meanwhile the rest would look like all there was. From when it is due its rows
+    # go, and its own is the last of them.
+    delete_after = _account(user_id)["delete_after"]
+    if delete_after is not None and delete_after <= clock.now():
+        raise UnknownAccount
     yield b',"counts":' + _json(counts) + b"}\n"
 
 

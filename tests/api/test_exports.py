@@ -10,7 +10,7 @@ import orjson
 import pytest
 from sqlalchemy import delete, select, update
 
-from authsite import accounts, clock, database, exports
+from authsite import accounts, clock, database, deletions, exports
 from authsite.database.models import (
     AccountEvent,
     AuthenticatorApp,
@@ -295,6 +295,21 @@ def test_a_copy_that_its_client_gives_up_leaves_nothing_behind(app_context):
     assert len(exports._latest) == 1
     pieces.close()
     assert exports._latest == {}
+
+
+def test_of_an_account_whose_rows_are_going_the_file_is_cut(app_context):
+    """Its sessions go in a transaction before its own row does: what was left was told as if it were all."""
+    ada = factories.account()
+    factories.session_rows(ada, 3)
+    pieces = exports.export(ada, by=None, ip_address=None)
+    next(pieces)
+    deletions.request_by_operator(ada.email)
+    due = {"delete_after": clock.now() - timedelta(seconds=1)}
+    database.run(update(User).where(User.id == ada.id).values(due))
+    next(deletions.delete_due())
+    assert accounts.find_by_id(ada.id)
+    with pytest.raises(UnknownAccount):
+        list(pieces)
 
 
 def test_the_value_of_a_browsers_cookie_is_not_told(app_context):
