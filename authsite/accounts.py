@@ -49,6 +49,7 @@ from .errors import (
     InactiveAccount,
     InvalidCredentials,
     InvalidInput,
+    SessionRevoked,
     UnknownAccount,
 )
 from .mail import emails, outbox
@@ -204,7 +205,10 @@ def has_to_verify(account: Account) -> bool:
 
 
 def update_details(user_id: uuid.UUID, changes: Mapping[str, str | None]) -> Account:
-    """Write the named details (`first_name`, `last_name`, `phone_number`) and return the account."""
+    """Write the named details (`first_name`, `last_name`, `phone_number`) and return the account.
+
+    Raise SessionRevoked where it has been deleted meanwhile, and the asking session with it.
+    """
     allowed = {name: changes[name] for name in EDITABLE if name in changes}
     statement = (
         update(User)
@@ -215,7 +219,7 @@ def update_details(user_id: uuid.UUID, changes: Mapping[str, str | None]) -> Acc
     with database.transaction():
         row = database.row(statement)
         if row is None:
-            raise UnknownAccount
+            raise SessionRevoked
         activity.record("details_changed", user_id)
         webhooks.emit("user.updated", user_id)
     return Account._make(row)

@@ -249,8 +249,9 @@ def test_nothing_but_details_can_be_changed(ada, forbidden):
 
 
 def test_details_of_an_account_that_is_gone_cannot_be_changed(ada):
+    """Whoever asks is signed out by then, and told so: not that nobody has such an address."""
     database.run(USERS.delete())
-    with pytest.raises(UnknownAccount):
+    with pytest.raises(SessionRevoked):
         accounts.update_details(ada.id, {"first_name": "Augusta"})
 
 

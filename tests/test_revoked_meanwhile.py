@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from authsite import clock, database, email_changes, passkeys, passwords, second_steps, sessions
 from authsite.database.models import (
@@ -16,7 +16,7 @@ from authsite.database.models import (
     User,
     UserSession,
 )
-from authsite.errors import AuthsiteError, SessionRevoked
+from authsite.errors import AuthsiteError, SessionRevoked, WrongCurrentPassword
 from authsite.second_steps import recovery
 from tests import factories, services
 from tests.authenticator import Authenticator
@@ -141,6 +141,17 @@ def test_what_is_asked_in_a_session_that_has_ended_is_not_done(prepare):
         act()
 
     assert (state(ada), written(ada)) == before
+
+
+@pytest.mark.parametrize("prepare", ACTS)
+def test_whose_account_has_gone_is_told_that_he_is_signed_out(prepare):
+    """Or that his password is wrong; not that nobody has his address."""
+    ada = factories.account()
+    act = prepare(thief(ada))
+    database.run(delete(User).where(User.id == ada.id))
+
+    with pytest.raises((SessionRevoked, WrongCurrentPassword)):
+        act()
 
 
 @pytest.mark.slow

@@ -30,9 +30,9 @@ def replace(user_id: uuid.UUID, session_id: uuid.UUID, *, replaces: uuid.UUID | 
     """
     with database.transaction():
         user = database.row(LOCK_USER, {"owner_id": user_id})
+        sessions.require_live(user_id, session_id)
         if user is None or user.two_step_since is None:
             raise NoSecondStep
-        sessions.require_live(user_id, session_id)
         if current_set(user_id) != replaces:
             raise AlreadyReplaced
         made = make(user_id)

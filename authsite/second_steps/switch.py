@@ -7,18 +7,19 @@ from sqlalchemy import BindParameter, Uuid, bindparam, case, exists, or_, select
 from .. import activity, clock, database, events, sessions
 from ..database import Row
 from ..database.models import AuthenticatorApp, Passkey, User, UserSession
-from ..errors import NoSecondStep, UnknownAccount
+from ..errors import NoSecondStep, SessionRevoked, UnknownAccount
 from . import notices, recovery
 
 
 def lock(user_id: uuid.UUID, *, asked_in: uuid.UUID | None = None) -> Row:
-    """Return the user's row, locked until the commit; raise UnknownAccount for one that is gone.
+    """Return the user's row, locked until the commit.
 
-    Raise SessionRevoked if the session has ended that it is `asked_in`; None where no session asks.
+    Raise SessionRevoked if the session has ended that it is `asked_in`, as it has with its user; where no
+    session asks (None), UnknownAccount for a user who is gone.
     """
     user = database.row(recovery.LOCK_USER, {"owner_id": user_id})
     if user is None:
-        raise UnknownAccount
+        raise UnknownAccount if asked_in is None else SessionRevoked
     if asked_in is not None:
         sessions.require_live(user_id, asked_in)
     return user
