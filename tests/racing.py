@@ -36,6 +36,7 @@ class Answer(NamedTuple):
     status: int
     headers: http.client.HTTPMessage
     text: str
+    is_whole: bool = True
 
     def json(self) -> Any:
         return json.loads(self.text)
@@ -43,7 +44,7 @@ class Answer(NamedTuple):
     @property
     def code(self) -> str:
         """What the API calls its refusal, or `done`."""
-        return "done" if self.status < 400 else self.json()["errors"][0]["code"]
+        return "done" if 0 < self.status < 400 else self.json()["errors"][0]["code"]
 
 
 def api(
@@ -71,8 +72,17 @@ class Line:
         self._connection.request(ask.method, ask.path, ask.body, ask.headers)
 
     def read(self) -> Answer:
-        answer = self._connection.getresponse()
-        return Answer(answer.status, answer.headers, answer.read().decode())
+        """Return the answer; one that its worker cuts, be it before its head, is the last on this line."""
+        try:
+            answer = self._connection.getresponse()
+        except http.client.RemoteDisconnected:
+            self.close()
+            return Answer(0, http.client.HTTPMessage(), "", is_whole=False)
+        try:
+            return Answer(answer.status, answer.headers, answer.read().decode())
+        except http.client.IncompleteRead as cut:
+            self.close()
+            return Answer(answer.status, answer.headers, cut.partial.decode(), is_whole=False)
 
     def is_open(self) -> bool:
         socket = self._connection.sock

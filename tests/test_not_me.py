@@ -15,9 +15,8 @@ from authsite.errors import (
     SessionRevoked,
     TooManyAttempts,
 )
-from tests import factories, services
+from tests import factories
 from tests.factories import NEW_PASSWORD, PASSWORD
-from tests.test_races import at_once
 
 KNOWN = "a-browser-that-she-has-"
 FROM = {"device_name": "Chrome on Windows", "ip_address": "203.0.113.7"}
@@ -173,15 +172,6 @@ def test_a_second_report_does_nothing(ada, thief):
     assert reset_mails() == 1
 
 
-@pytest.mark.site
-def test_a_button_pressed_by_many_at_once_acts_once(app, ada, thief):
-    token = link("session", ada, thief.session_id)
-    answers = at_once(app, *[lambda: not_me.end_session(token, **FROM)] * 8)
-
-    assert answers.count(True) == 1
-    assert reset_mails() == 1
-
-
 @pytest.mark.parametrize("kind", ["session", "reuse", "password"])
 def test_the_typed_address_ends_everything(ada, thief, kind):
     token = password_link(ada) if kind == "password" else link(kind, ada, thief.session_id)
@@ -304,33 +294,3 @@ def test_an_address_that_nothing_leads_back_to_ends_nothing(make_app):
                 not_me.end_everything(link("session", ada, thief.session_id), typed, **FROM)
 
         assert is_live(thief)
-
-
-@pytest.mark.slow
-def test_a_report_while_the_address_is_changed_closes_the_one_that_the_account_has(app):
-    """Read before the row is locked, the address may be one that was just given up."""
-    for number in range(services.rounds(8)):
-        ada = factories.account(f"ada{number}@example.com", is_verified=True)
-        thief, new = factories.grant(ada), f"thief{number}@example.com"
-        session = sessions.resume_api(thief.session_id, ada.id)
-        email_changes.request(session, new, ip_address=None)
-        waits = select(EmailChange.id).where(EmailChange.user_id == ada.id)
-        token = tokens.sign("change_email", f"{ada.id.hex}.{database.row(waits).id}")
-        report = link("session", ada, thief.session_id)
-        before = reset_mails()
-        at_once(
-            app,
-            lambda: email_changes.confirm(ada.id, token),  # noqa: B023
-            lambda: after(number, lambda: not_me.end_session(report, **FROM)),  # noqa: B023
-        )
-
-        with pytest.raises(TooManyAttempts):
-            accounts.authenticate(accounts.find_by_id(ada.id).email, PASSWORD)
-        assert reset_mails() == before + 1
-
-
-def after(questions: int, act):
-    """Do it a little later each round, so that it meets the other act at each of its steps."""
-    for _ in range(questions):
-        database.row(select(User.id).where(User.id == accounts.NOBODY))
-    return act()
