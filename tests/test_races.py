@@ -1,31 +1,24 @@
 """Races: what holds when everything happens at once, in threads, in processes, and when one is killed."""
 
 import contextlib
-import functools
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
-from typing import Any
 
 import pytest
 import requests
-from flask_migrate import upgrade
 from sqlalchemy import func, select, update
 
 from authsite import (
     accounts,
     clock,
-    create_app,
     database,
-    email_changes,
     passwords,
     second_steps,
     sessions,
@@ -34,7 +27,6 @@ from authsite import (
 from authsite.crypto import tokens
 from authsite.database.models import (
     AuthenticatorApp,
-    EmailChange,
     OutgoingMail,
     PasswordReset,
     RecoveryCode,
@@ -54,6 +46,7 @@ from authsite.errors import (
 from authsite.mail import outbox
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
+from tests.racing import Ask, api
 
 pytestmark = pytest.mark.site
 
@@ -328,240 +321,87 @@ def test_many_wrong_passwords_at_once_are_counted_exactly(ada, app):
     assert (row.recent, row.consecutive) == (len(evaluated), len(evaluated))
 
 
-# Processes: the service as it is deployed
-
-
-@pytest.fixture(
-    scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)]
-)
-def site(request, tmp_path_factory) -> Iterator[services.Site]:
-    """Two worker processes on a database of their own; limits are not the subject here."""
-    with contextlib.ExitStack() as opened:
-        if request.param == "sqlite":
-            url = f"sqlite:///{tmp_path_factory.mktemp('site') / 'authsite.db'}"
-        else:
-            server_url = request.getfixturevalue("postgresql_server_url")
-            url = opened.enter_context(services.new_database(server_url))
-        environ = {"DATABASE_URL": url, "RATELIMIT_ENABLED": "0"}
-        with _current(url):
-            upgrade()
-        yield opened.enter_context(services.Site(environ, workers=2))
-
-
-@contextlib.contextmanager
-def _current(url: str) -> Iterator[None]:
-    app = create_app({"DATABASE_URL": url, "SECRET_KEY": services.SECRET_KEY})
-    app.config["DELIVER_MAIL_AFTER_COMMIT"] = False
-    with app.app_context():
-        yield
-        database.engine().dispose()
+# Processes: two workers of a running site
 
 
 @pytest.fixture
-def database_of_site(site) -> Iterator[None]:
-    """What the workers see, seen from here; the next test finds it empty."""
-    with _current(site.environ["DATABASE_URL"]):
-        yield
-        for table in (User.__table__, SignInFailures.__table__):
-            database.run(table.delete())
-
-
-@pytest.fixture
-def owner(database_of_site):
+def owner(track):
     return factories.account()
 
 
-class Visitor:
-    """A client of the site; it never reuses a connection, so each request meets any of the workers."""
-
-    def __init__(self, site: services.Site) -> None:
-        self.site = site
-
-    def post(self, path: str, *, bearer: str | None = None, **body) -> requests.Response:
-        return self.send("POST", path, bearer=bearer, **body)
-
-    def send(
-        self, method: str, path: str, *, bearer: str | None = None, **body
-    ) -> requests.Response:
-        headers = {"Connection": "close"}
-        if bearer:
-            headers["Authorization"] = f"Bearer {bearer}"
-        url = f"{self.site.url}/api/v1{path}"
-        return requests.request(method, url, json=body, headers=headers, timeout=30)
-
-    def get(self, path: str, *, bearer: str) -> requests.Response:
-        headers = {"Connection": "close", "Authorization": f"Bearer {bearer}"}
-        return requests.get(f"{self.site.url}/api/v1{path}", headers=headers, timeout=30)
-
-    def refresh(self, token: str) -> requests.Response:
-        return self.post("/auth/refresh", refresh_token=token)
+def get_me(bearer: str) -> Ask:
+    return api("GET", "/auth/me", bearer=bearer)
 
 
-@pytest.fixture
-def visitor(site) -> Visitor:
-    return Visitor(site)
+def refresh(token: str) -> Ask:
+    return api("POST", "/auth/refresh", refresh_token=token)
 
 
-def together(*acts: Callable[[], Any]) -> list[Any]:
-    barrier = threading.Barrier(len(acts))
-
-    def run(act):
-        barrier.wait()
-        return act()
-
-    with ThreadPoolExecutor(len(acts)) as pool:
-        return list(pool.map(run, acts))
+def log_in(account, password: str = PASSWORD) -> Ask:
+    return api("POST", "/auth/login", email=account.email, password=password)
 
 
 def tokens_of(held: sessions.Grant) -> dict[str, str]:
     return {"refresh": factories.refresh_token(held), "access": factories.access_token(held)}
 
 
-def test_fifty_refreshes_of_one_token_over_all_workers(owner, visitor):
+def test_fifty_refreshes_of_one_token_over_all_workers(owner, track):
     """SE-03, SE-05, LD-01: fifty times 200 and one successor; the token of two steps back ends it all."""
     old = tokens_of(factories.grant(owner))
-    answers = together(*[lambda: visitor.refresh(old["refresh"])] * 50)
+    answers = track.race(*[refresh(old["refresh"])] * 50)
 
-    assert Counter(answer.status_code for answer in answers) == {200: 50}
+    assert Counter(answer.status for answer in answers) == {200: 50}
     [successor] = {answer.json()["refresh_token"] for answer in answers}
-    assert max(answer.elapsed for answer in answers) < timedelta(seconds=10)
-    newest = visitor.refresh(successor)
-    assert newest.status_code == 200
+    newest = track.ask(refresh(successor))
+    assert newest.status == 200
 
-    replayed = visitor.refresh(old["refresh"])
-    assert (replayed.status_code, replayed.json()["errors"][0]["code"]) == (401, "session_revoked")
-    assert visitor.refresh(newest.json()["refresh_token"]).status_code == 401
-    assert visitor.get("/auth/me", bearer=newest.json()["access_token"]).status_code == 401
+    replayed = track.ask(refresh(old["refresh"]))
+    assert (replayed.status, replayed.code) == (401, "session_revoked")
+    assert track.ask(refresh(newest.json()["refresh_token"])).status == 401
+    assert track.ask(get_me(newest.json()["access_token"])).status == 401
 
 
 @pytest.mark.parametrize("path", ["/auth/logout", "/auth/logout-all"])
-def test_a_log_out_during_refreshes_is_final_on_every_worker(owner, visitor, path):
+def test_a_log_out_during_refreshes_is_final_on_every_worker(owner, track, path):
     """SE-07, SE-02: the last word is that it is dead."""
     for _ in range(services.rounds(8)):
         held = factories.grant(owner)
         own = tokens_of(held)
-        answers = together(
-            lambda: visitor.refresh(own["refresh"]),  # noqa: B023
-            lambda: visitor.post(path, bearer=own["access"]),  # noqa: B023
-            lambda: visitor.refresh(own["refresh"]),  # noqa: B023
+        answers = track.race(
+            refresh(own["refresh"]),
+            api("POST", path, bearer=own["access"]),
+            refresh(own["refresh"]),
         )
-        assert answers[1].status_code == 200
-        assert {answers[0].status_code, answers[2].status_code} <= {200, 401}
+        assert answers[1].status == 200
+        assert {answers[0].status, answers[2].status} <= {200, 401}
         for answer in (answers[0], answers[2]):
-            if answer.status_code == 200:
+            if answer.status == 200:
                 pair = answer.json()
-                assert visitor.refresh(pair["refresh_token"]).status_code == 401
-                assert visitor.get("/auth/me", bearer=pair["access_token"]).status_code == 401
-        assert visitor.get("/auth/me", bearer=own["access"]).status_code == 401
+                assert track.ask(refresh(pair["refresh_token"])).status == 401
+                assert track.ask(get_me(pair["access_token"])).status == 401
+        assert track.ask(get_me(own["access"])).status == 401
 
 
-def test_two_confirmations_over_all_workers_have_one_winner(owner, visitor):
+def test_two_confirmations_over_all_workers_have_one_winner(track):
     """RS-02."""
-    link, chosen = make_link(owner), ["the first of two words", "the second of two words"]
-    answers = together(
-        *(
-            lambda password=password: visitor.post(
-                "/auth/password-reset/confirm", token=link, new_password=password
-            )
-            for password in chosen
+    for number in range(services.rounds(2)):
+        owner = factories.account(f"ada{number}@example.com")
+        link, chosen = (
+            make_link(owner),
+            [f"the {each} of two words" for each in ("first", "second")],
         )
-    )
-    statuses = [answer.status_code for answer in answers]
-
-    assert sorted(statuses) == [200, 400]
-    for status, password in zip(statuses, chosen, strict=True):
-        answer = visitor.post("/auth/login", email=owner.email, password=password)
-        assert answer.status_code == (200 if status == 200 else 401)
-
-
-def asked_to_change(account, email: str) -> tuple[sessions.Grant, str]:
-    """Return a session that has asked for another address, and the value that both links sign."""
-    held = factories.grant(account)
-    session = sessions.resume_api(held.session_id, account.id)
-    assert email_changes.request(session, email, ip_address=None)
-    waits = select(EmailChange.id).where(
-        EmailChange.user_id == account.id, EmailChange.confirmed_at.is_(None)
-    )
-    return held, f"{account.id.hex}.{database.rows(waits)[-1].id}"
-
-
-def test_confirmations_of_a_change_over_all_workers_have_one_winner(owner, visitor):
-    """LIFE §8.2"""
-    held, named = asked_to_change(owner, "new@example.com")
-    token, access = tokens.sign("change_email", named), factories.access_token(held)
-    answers = together(
-        *[lambda: visitor.post("/users/me/email/confirm", bearer=access, token=token)] * 20
-    )
-
-    assert Counter(answer.status_code for answer in answers) == {200: 1, 400: 19}
-    assert visitor.get("/auth/me", bearer=access).json()["email"] == "new@example.com"
-
-
-def test_changes_to_one_address_over_all_workers_have_one_winner(owner, visitor):
-    """LIFE §8.2: one owner, no 500; a registration of it that comes at the same time included."""
-    for number in range(services.rounds(5)):
-        wanted = f"wanted{number}@example.com"
-        people = [factories.account(f"{name}{number}@example.com") for name in ("ada", "grace")]
-        links = []
-        for each in people:
-            held, named = asked_to_change(each, wanted)
-            links.append((factories.access_token(held), tokens.sign("change_email", named)))
-        answers = together(
+        answers = track.race(
             *(
-                lambda access=access, token=token: visitor.post(  # type: ignore[misc]
-                    "/users/me/email/confirm", bearer=access, token=token
-                )
-                for access, token in links
-            ),
-            lambda: visitor.post(
-                "/auth/register",
-                email=wanted,  # noqa: B023
-                password=PASSWORD,
-                first_name="Eve",
-            ),
+                api("POST", "/auth/password-reset/confirm", token=link, new_password=password)
+                for password in chosen
+            )
         )
-        statuses = sorted(answer.status_code for answer in answers)
+        statuses = [answer.status for answer in answers]
 
-        assert statuses in ([200, 409, 409], [201, 409, 409])
-        assert count(select(User.id).where(User.email == wanted)) == 1
-
-
-def open_form(site, path: str) -> Callable[..., requests.Response]:
-    """Follow a link as a browser does, and return what sends the form of the page with these fields."""
-    browser = requests.Session()
-    page = browser.get(f"{site.url}{path}", timeout=30)
-    assert page.status_code == 200
-    (csrf_token,) = re.findall(r'name="csrf_token" value="([^"]+)"', page.text)
-    return lambda **fields: browser.post(
-        page.url, data={"csrf_token": csrf_token, **fields}, allow_redirects=False, timeout=30
-    )
-
-
-def test_an_undo_on_a_page_wins_over_whatever_the_workers_do_meanwhile(
-    database_of_site, visitor, site
-):
-    """LIFE §8.2: the thief confirms a second change, signs in and refreshes; the owner is last."""
-    for number in range(services.rounds(3)):
-        email, taken, further = (f"{name}{number}@example.com" for name in ("a", "b", "c"))
-        ada = factories.account(email, is_verified=True)
-        _, first = asked_to_change(ada, taken)
-        email_changes.confirm(ada.id, tokens.sign("change_email", first))
-        held, second = asked_to_change(accounts.find_by_id(ada.id), further)
-        access, refresh = factories.access_token(held), factories.refresh_token(held)
-        token = tokens.sign("change_email", second)
-        undo = open_form(site, f"/undo-email?token={tokens.sign('undo_email', first)}")
-        undone, *thiefs = together(
-            lambda: undo(email=email),  # noqa: B023
-            lambda: visitor.post("/users/me/email/confirm", bearer=access, token=token),  # noqa: B023
-            lambda: visitor.refresh(refresh),  # noqa: B023
-            lambda: visitor.post("/auth/login", email=taken, password=PASSWORD),  # noqa: B023
-        )
-
-        assert (undone.status_code, undone.headers["Location"]) == (303, "/login")
-        assert {answer.status_code for answer in thiefs} <= {200, 400, 401}
-        assert accounts.find_by_id(ada.id).email == email
-        assert sessions.active_for(ada.id) == []
-        assert visitor.post("/auth/login", email=email, password=PASSWORD).status_code == 401
+        assert sorted(statuses) == [200, 400]
+        for status, password in zip(statuses, chosen, strict=True):
+            answer = track.ask(log_in(owner, password))
+            assert answer.status == (200 if status == 200 else 401)
 
 
 # The second step (FACTORS 7). The password before it is not the subject: the tokens are made here.
@@ -583,8 +423,8 @@ def fresh_bearer(held: sessions.Grant) -> str:
     )
 
 
-def second_step(visitor: Visitor, token: str, code: str) -> Callable[[], requests.Response]:
-    return lambda: visitor.post("/auth/login/second-step", mfa_token=token, code=code)
+def second_step(token: str, code: str) -> Ask:
+    return api("POST", "/auth/login/second-step", mfa_token=token, code=code)
 
 
 def sessions_of(account) -> int:
@@ -598,70 +438,65 @@ def unspend(phone: factories.Phone) -> str:
 
 
 @pytest.mark.parametrize("kind", ["app", "recovery"])
-def test_one_code_over_all_workers_makes_one_session(owner, visitor, kind):
+def test_one_code_over_all_workers_makes_one_session(owner, track, kind):
     """As many at once as the count of wrong ones lets through: five, before they are looked at."""
     phone, paper = factories.turn_on(owner)
     for on_paper in paper:
         code = unspend(phone) if kind == "app" else on_paper
         before = sessions_of(owner)
         pending = [pending_sign_in(owner) for _ in range(5)]
-        answers = together(*(second_step(visitor, token, code) for token in pending))
+        answers = track.race(*(second_step(token, code) for token in pending))
 
-        assert Counter(answer.status_code for answer in answers) == {200: 1, 403: 4}
+        assert Counter(answer.status for answer in answers) == {200: 1, 403: 4}
         assert sessions_of(owner) == before + 1
         throttling.forget_second_step(owner.id)
 
 
-def test_one_pending_sign_in_with_two_good_factors_over_all_workers_makes_one_session(
-    owner, visitor
-):
+def test_one_pending_sign_in_with_two_good_factors_over_all_workers_makes_one_session(owner, track):
     """And what lost is not burnt: it goes on being good."""
     phone, paper = factories.turn_on(owner)
     for code in paper:
         token, before = pending_sign_in(owner), sessions_of(owner)
         app_code = unspend(phone)
-        answers = together(second_step(visitor, token, app_code), second_step(visitor, token, code))
-        by_app, by_paper = (answer.status_code for answer in answers)
+        answers = track.race(second_step(token, app_code), second_step(token, code))
+        by_app, by_paper = (answer.status for answer in answers)
 
         assert sorted((by_app, by_paper)) == [200, 400]
         assert sessions_of(owner) == before + 1
         throttling.forget_second_step(owner.id)
         lost = app_code if by_paper == 200 else code
-        assert second_step(visitor, pending_sign_in(owner), lost)().status_code == 200
+        assert track.ask(second_step(pending_sign_in(owner), lost)).status == 200
 
 
 def test_turning_it_on_while_a_password_signs_in_over_all_workers_leaves_no_later_session_of_it(
-    owner, visitor
+    owner, track
 ):
     """Whoever comes first: none with the password alone after."""
     for _ in range(services.rounds(8)):
         held = factories.grant(owner)
         setup = second_steps.apps.begin(owner, held.session_id)
-        turned_on, *signed_in = together(
-            functools.partial(
-                visitor.send,
+        turned_on, *signed_in = track.race(
+            api(
                 "PUT",
                 "/users/me/two-step/app",
                 bearer=fresh_bearer(held),
                 setup_token=setup.setup_token,
                 code=factories.Phone(setup.secret).code(),
             ),
-            *[lambda: visitor.post("/auth/login", email=owner.email, password=PASSWORD)] * 3,
+            *[log_in(owner)] * 3,
         )
         later = select(UserSession.id).where(
             UserSession.signed_in_with == "password",
             UserSession.created_at > select(User.two_step_since).scalar_subquery(),
         )
 
-        assert turned_on.status_code == 200, turned_on.text
-        assert {answer.status_code for answer in signed_in} <= {200, 401, 403}
+        assert turned_on.status == 200, turned_on.text
+        assert {answer.status for answer in signed_in} <= {200, 401, 403}
         assert count(later) == 0
         second_steps.apps.remove(owner.id, factories.live_session(owner.id))
 
 
-def test_second_steps_throughout_a_change_of_the_password_leave_no_session(
-    database_of_site, visitor
-):
+def test_second_steps_throughout_a_change_of_the_password_leave_no_session(track):
     """PW-13 over all workers: each is refused, or its session ends with the change."""
     body = {"current_password": PASSWORD, "new_password": NEW_PASSWORD}
     refused = 0
@@ -669,45 +504,37 @@ def test_second_steps_throughout_a_change_of_the_password_leave_no_session(
         account = factories.account(f"ada{number}@example.com")
         held = factories.grant(account)
         _, paper = factories.turn_on(account)
-        steps = [second_step(visitor, pending_sign_in(account), code) for code in paper]
-        changed, *stepped = together(
-            functools.partial(
-                visitor.send, "PATCH", "/users/me/password", bearer=fresh_bearer(held), **body
-            ),
-            # One after the other: hashing the new password takes longer than any of them.
-            *(lambda steps=half: [each() for each in steps] for half in (steps[::2], steps[1::2])),
+        steps = [second_step(pending_sign_in(account), code) for code in paper]
+        changed, *stepped = track.race(
+            api("PATCH", "/users/me/password", bearer=fresh_bearer(held), **body), *steps
         )
-        statuses = {answer.status_code for half in stepped for answer in half}
+        statuses = {answer.status for answer in stepped}
 
-        assert changed.status_code == 200, changed.text
+        assert changed.status == 200, changed.text
         assert statuses <= {200, 400, 429}
         refused += bool(statuses - {200})
         assert [row.id for row in sessions.active_for(account.id)] == [held.session_id]
     assert refused, "no step came after the change: nothing was raced"
 
 
-def test_new_sets_of_recovery_codes_over_all_workers_leave_one(owner, visitor):
+def test_new_sets_of_recovery_codes_over_all_workers_leave_one(owner, track):
     bearer = fresh_bearer(factories.grant(owner))
     factories.turn_on(owner)
     for _ in range(services.rounds(8)):
         seen = {"replaces": str(second_steps.recovery.current_set(owner.id))}
-        ask = functools.partial(
-            visitor.send, "POST", "/users/me/two-step/recovery-codes", bearer=bearer, **seen
-        )
-        answers = together(*[ask] * 3)
+        ask = api("POST", "/users/me/two-step/recovery-codes", bearer=bearer, **seen)
+        answers = track.race(*[ask] * 3)
 
-        assert Counter(answer.status_code for answer in answers) == {200: 1, 409: 2}
-        [made] = [answer.json() for answer in answers if answer.status_code == 200]
+        assert Counter(answer.status for answer in answers) == {200: 1, 409: 2}
+        [made] = [answer.json() for answer in answers if answer.status == 200]
         rows = database.rows(select(RecoveryCode.set_id))
         assert [str(row.set_id) for row in rows] == [made["set_id"]] * 10
 
 
-def test_wrong_passwords_over_all_workers_share_one_counter(owner, visitor):
+def test_wrong_passwords_over_all_workers_share_one_counter(owner, track):
     """LT-06, LT-04: fifty at once; the limit and those in flight, and the count is exact."""
-    answers = together(
-        *[lambda: visitor.post("/auth/login", email=owner.email, password="wrong password")] * 50
-    )
-    statuses = Counter(answer.status_code for answer in answers)
+    answers = track.race(*[log_in(owner, "a wrong password")] * 50)
+    statuses = Counter(answer.status for answer in answers)
     key = throttling.key_for(owner.email)  # mails to the address are counted in the same table
     row = database.row(SignInFailures.__table__.select().where(SignInFailures.key == key))
 
@@ -715,11 +542,18 @@ def test_wrong_passwords_over_all_workers_share_one_counter(owner, visitor):
     assert statuses[401] + statuses[429] + statuses[503] == 50
     assert 10 <= statuses[401] <= 10 + 4  # two places for hashing in each of two processes
     assert (row.recent, row.consecutive) == (statuses[401], statuses[401])
-    assert visitor.post("/auth/login", email=owner.email, password=PASSWORD).status_code == 429
+    assert track.ask(log_in(owner)).status == 429
 
 
-def test_a_worker_that_is_killed_leaves_each_session_one_usable_token(owner, visitor, site):
+def refresh_anew(site: services.Site, token: str) -> requests.Response:
+    """Refresh over a connection of its own, which is any worker's."""
+    url, body = f"{site.url}/api/v1/auth/refresh", {"refresh_token": token}
+    return requests.post(url, json=body, headers={"Connection": "close"}, timeout=30)
+
+
+def test_a_worker_that_is_killed_leaves_each_session_one_usable_token(owner, track):
     """FA-05: never both, never half; and the others go on serving."""
+    site = track.site
     held = [factories.grant(owner) for _ in range(12)]
     known: dict[str, list[str]] = {
         str(each.session_id): [factories.refresh_token(each)] for each in held
@@ -729,7 +563,7 @@ def test_a_worker_that_is_killed_leaves_each_session_one_usable_token(owner, vis
     def refresh_on_and_on(known_tokens: list[str]) -> None:
         while not is_over.is_set():
             with contextlib.suppress(requests.RequestException):  # the killed worker's connections
-                answer = visitor.refresh(known_tokens[-1])
+                answer = refresh_anew(site, known_tokens[-1])
                 if answer.status_code == 200:
                     known_tokens.append(answer.json()["refresh_token"])
 
@@ -753,12 +587,12 @@ def test_a_worker_that_is_killed_leaves_each_session_one_usable_token(owner, vis
     services.wait_until(site.answers)
     for known_tokens in known.values():
         # A lost answer is found again: the last token that the client knows leads to the current one.
-        answer = visitor.refresh(known_tokens[-1])
-        assert answer.status_code == 200
-        again = visitor.refresh(answer.json()["refresh_token"])
-        assert again.status_code == 200
+        answer = track.ask(refresh(known_tokens[-1]))
+        assert answer.status == 200
+        again = track.ask(refresh(answer.json()["refresh_token"]))
+        assert again.status == 200
     assert len(sessions.active_for(owner.id)) == len(held)
-    assert visitor.get("/auth/me", bearer=factories.access_token(held[0])).status_code == 200
+    assert track.ask(get_me(factories.access_token(held[0]))).status == 200
 
 
 # Mail
