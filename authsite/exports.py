@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 from flask import current_app
-from sqlalchemy import Select, Uuid, bindparam, case, select
+from sqlalchemy import ColumnElement, Select, Uuid, bindparam, case, select
 
 from . import accounts, activity, clock, database, events, sessions
 from .database.json_text import JsonObject
@@ -206,20 +206,25 @@ def _object(table: type[database.Base], names: Sequence[str]) -> JsonObject:
 _DEVICE_ID = case((UserSession.entrance != "page", UserSession.device_id)).label("device_id")
 
 
-def _of_user(table: type[database.Base], *columns: Any) -> Select[Any]:
-    """Return the statement that reads columns of the user's rows from one key to another."""
-    keys = table.__table__.c
-    return select(*columns).where(
-        keys.user_id == _OWNER,
-        keys.id > bindparam("last", type_=Uuid()),
-        keys.id < bindparam("end", type_=Uuid()),
-    )
+def _between(key: ColumnElement[Any]) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition that a key lies between the last one read and the end."""
+    return key > bindparam("last", type_=Uuid()), key < bindparam("end", type_=Uuid())
 
 
-# The user's own are found first: there is no index by user and key, and PostgreSQL, which sees that few are
-# wanted and in which order, may walk the key of everybody's sessions instead.
-_OWN_SESSIONS = _of_user(UserSession, UserSession.id).cte("own").prefix_with("MATERIALIZED")
-_NEXT_SESSIONS = select(_OWN_SESSIONS.c.id).order_by(_OWN_SESSIONS.c.id).limit(BATCH)
+# The user's own are found first, all of them, and only then those between two keys: there is no index by
+# user and key, and PostgreSQL, which guesses that few are between any two, may walk everybody's sessions.
+_OWN_SESSIONS = (
+    select(UserSession.id)
+    .where(UserSession.user_id == _OWNER)
+    .cte("own")
+    .prefix_with("MATERIALIZED")
+)
+_NEXT_SESSIONS = (
+    select(_OWN_SESSIONS.c.id)
+    .where(*_between(_OWN_SESSIONS.c.id))
+    .order_by(_OWN_SESSIONS.c.id)
+    .limit(BATCH)
+)
 _SESSIONS = (
     select(UserSession.id, _object(UserSession, SESSION))
     .where(UserSession.user_id == _OWNER, UserSession.id.in_(_NEXT_SESSIONS))
@@ -227,7 +232,8 @@ _SESSIONS = (
 )
 EVENT = tuple(each.name for each in AccountEvent.__table__.c if each.name != "user_id")
 _EVENTS = (
-    _of_user(AccountEvent, AccountEvent.id, _object(AccountEvent, EVENT))
+    select(AccountEvent.id, _object(AccountEvent, EVENT))
+    .where(AccountEvent.user_id == _OWNER, *_between(AccountEvent.__table__.c.id))
     .order_by(AccountEvent.id)
     .limit(BATCH)
 )

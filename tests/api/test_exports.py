@@ -362,6 +362,25 @@ def test_long_lists_take_a_statement_for_500_rows(app_context, sent_statements):
     assert sum("FROM user_sessions" in each for each in sent) == 3
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_user_with_many_sessions_is_not_looked_for_among_everybodys(app_context):
+    """In a plan for any user, which PostgreSQL takes after a while: it guesses that few are between keys."""
+    ada = factories.account()
+    factories.session_rows(ada, 300, age=timedelta(days=2))
+    sql = exports.LISTS["sessions"].statement.params(owner_id=ada.id, last=ada.id, end=ada.id)
+    with database.transactional_engine().begin() as connection:
+        connection.exec_driver_sql("ANALYZE user_sessions")
+        connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        literal = str(sql.compile(connection, compile_kwargs={"literal_binds": True}))
+        generic = literal.replace(f"'{ada.id}'", "$1")
+        connection.exec_driver_sql(f"PREPARE sessions_of (uuid) AS {generic}")
+        plan = connection.exec_driver_sql(f"EXPLAIN EXECUTE sessions_of ('{ada.id}')")
+        conditions = [line for (line,) in plan if "Index Cond" in line]
+    assert conditions
+    assert not [each for each in conditions if ">" in each or "<" in each]
+
+
 @pytest.mark.parametrize(("work", "rest"), [(0.02, 0.06), (60, 3 * exports.LONGEST_REST)])
 def test_a_copy_rests_three_times_as_long_as_it_works(monkeypatch, work, rest):
     """So that it takes a quarter of an interpreter at most; but bytes come, however slow the database."""
