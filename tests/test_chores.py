@@ -9,7 +9,7 @@ import sys
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func, insert, select
 
 from authsite import accounts, chores, clock, database, deletions, passwords, sessions
 from authsite.database.models import (
@@ -29,6 +29,7 @@ from tests import factories, services
 
 READ_WHOLE = re.compile(r"(?:SCAN|Seq Scan on) (\w+)")
 OLD = timedelta(days=120)
+(STALE,) = (each for each in chores.CHORES if each.name == "sign_in_failures")
 # Citus has a clean-up of its own.
 ALSO_SPREAD = True
 
@@ -141,8 +142,8 @@ def test_one_turn_is_one_short_batch(ada, time_machine, monkeypatch):
     assert left == [3, 2, 1, 0]
 
 
-def test_no_chore_reads_a_table_from_end_to_end(app, ada):
-    """Asked once a day of tables of any size: the plans, where an index is taken if there is one."""
+def sent_by(*those: chores.Chore) -> list:
+    """Do these chores and return the statements that they send, with their values."""
     engine, sent = database.engine(), []
 
     def note(_connection, _cursor, statement, values, *_more) -> None:
@@ -150,10 +151,16 @@ def test_no_chore_reads_a_table_from_end_to_end(app, ada):
 
     event.listen(engine, "before_cursor_execute", note)
     try:
-        for chore in (*chores.CHORES, *chores.HOURLY):
+        for chore in those:
             list(chore.batches(clock.now() - chores.KEEP))
     finally:
         event.remove(engine, "before_cursor_execute", note)
+    return sent
+
+
+def test_no_chore_reads_a_table_from_end_to_end(app, ada):
+    """Asked once a day of tables of any size: the plans, where an index is taken if there is one."""
+    sent = sent_by(*chores.CHORES, *chores.HOURLY)
     assert len(sent) >= len(chores.CHORES)
     with app.extensions["transactional_engine"].begin() as connection:
         explain = "EXPLAIN QUERY PLAN" if database.is_sqlite() else "EXPLAIN"
@@ -165,6 +172,27 @@ def test_no_chore_reads_a_table_from_end_to_end(app, ada):
             ]
             read = {each for line in plan for each in READ_WHOLE.findall(line)}
             assert read.isdisjoint(database.Base.metadata.tables), (statement, plan)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_counts_that_are_kept_are_not_read_to_find_those_that_are_over(app_context):
+    """LT-06: whoever tries addresses without end leaves a count of each, for a month."""
+    ended = {"recent": 1, "consecutive": 1, "window_ends_at": clock.now() - timedelta(hours=1)}
+    kept = [{"key": number.to_bytes(32), **ended} for number in range(3000)]
+    with database.transaction():
+        database.run(insert(SignInFailures), kept)
+    with database.engine().connect() as connection:
+        connection.exec_driver_sql("ANALYZE sign_in_failures")
+    pages = []
+    for statement, values in sent_by(STALE):
+        with database.engine().connect() as connection:
+            explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"
+            (plan,) = connection.exec_driver_sql(explain, values).one()
+            pages.append(plan[0]["Plan"]["Shared Hit Blocks"])
+
+    assert pages
+    assert max(pages) < 10
+    assert count(SignInFailures) == 3000
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

@@ -401,7 +401,7 @@ BESIDE = (
     """,
     """
     INSERT INTO sign_in_failures (key, recent, window_ends_at, consecutive)
-    SELECT sha256(n::text::bytea), 1, now() + interval '10 minutes', 1
+    SELECT sha256(n::text::bytea), 1, now() - n %% 29 * interval '1 day', 1
     FROM generate_series(0, %(count)s - 1) n
     """,
     """
