@@ -825,6 +825,7 @@ def test_every_command_tells_what_it_does(cli, command):
 
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 3
+    assert result.output.endswith("\n  Exit status: 0 done, 1 failed, 2 bad arguments.\n")
 
 
 def test_the_list_of_commands_says_whole_sentences_and_only_what_operators_use():

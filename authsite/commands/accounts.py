@@ -34,13 +34,14 @@ SIGN_INS_SHOWN = 3
 @blueprint.cli.command("create-user")
 @click.argument("email")
 @click.option("--first-name", default=None, help="Default: what stands before the @.")
-@click.option(
-    "--superuser", is_flag=True, help="For the product behind: this service reads it nowhere."
-)
+@click.option("--superuser", is_flag=True, help="Marked so for products: it opens nothing here.")
 @click.option("--verified", is_flag=True, help="The address is known to be its owner's.")
 @reporting
 def create_user(email: str, first_name: str | None, superuser: bool, verified: bool) -> None:
-    """Create an account. The password is prompted for, or read from standard input."""
+    """Create an account.
+
+    The password is prompted for; where nobody sits at a terminal it is the first line of standard input.
+    """
     with current_app.test_request_context():
         # What is wrong with these is said before a password is asked for.
         address = EmailForm.from_members({"email": email}).email.data or ""
@@ -63,7 +64,10 @@ def create_user(email: str, first_name: str | None, superuser: bool, verified: b
 
 @on_account("verify-email")
 def verify_email(email: str) -> None:
-    """Confirm an account's address. Its owner is known to read its mail."""
+    """Confirm an account's address.
+
+    For who cannot open the link, and is known to read its mail.
+    """
     click.echo(f"Confirmed {addresses.verify_by_operator(email).email}.")
 
 
@@ -72,7 +76,12 @@ def verify_email(email: str) -> None:
 @click.argument("new_email")
 @reporting
 def change_email(email: str, new_email: str) -> None:
-    """Change an account's address, and mail both addresses. Its owner is known to be who asks."""
+    """Change an account's address.
+
+    For an owner who cannot do it on the pages: be sure who asks. Both addresses are told by mail.
+
+    Example: flask change-email ada@old.example ada@new.example
+    """
     with current_app.test_request_context():
         form = EmailForm.from_members({"email": new_email})
     changed = email_changes.change_by_operator(email, form.email.data or "")
@@ -81,24 +90,33 @@ def change_email(email: str, new_email: str) -> None:
 
 @on_account("deactivate-user")
 def deactivate_user(email: str) -> None:
-    """Close an account to sign-ins and end its sessions."""
+    """Close an account to sign-ins and end its sessions.
+
+    Nothing is deleted; activate-user opens it again.
+    """
     click.echo(f"Deactivated {accounts.deactivate(email).email}.")
 
 
 @on_account("activate-user")
 def activate_user(email: str) -> None:
-    """Open an account to sign-ins again."""
+    """Open an account to sign-ins again.
+
+    One that was to be deleted stays.
+    """
     click.echo(f"Activated {accounts.activate(email).email}.")
 
 
 @blueprint.cli.command("delete-user")
 @click.argument("email")
-@click.option("--now", "is_at_once", is_flag=True, help="Wait for nothing; nobody can keep it.")
+@click.option(
+    "--now", "is_at_once", is_flag=True, help="Delete it at once; nothing brings it back."
+)
 @reporting
 def delete_user(email: str, is_at_once: bool) -> None:
     """Close an account, and delete it some days later.
 
-    After ACCOUNT_DELETION_DAYS; its owner is mailed how to keep it.
+    After ACCOUNT_DELETION_DAYS, by a worker or cleanup-accounts. Its owner is mailed a link to keep it;
+    activate-user keeps it too.
     """
     account, delete_after = deletions.request_by_operator(email, is_at_once=is_at_once)
     if delete_after is None:
@@ -109,7 +127,11 @@ def delete_user(email: str, is_at_once: bool) -> None:
 
 @on_account("set-password")
 def set_password(email: str) -> None:
-    """Set an account's password and end its sessions."""
+    """Set an account's password and end its sessions.
+
+    It is prompted for; where nobody sits at a terminal it is the first line of standard input. Its owner is
+    mailed that it has changed. Better is send-reset, which leaves the password to its owner.
+    """
     account = accounts.find_by_email(email)
     with_password(lambda password: passwords.set_by_operator(account.email, password))
     click.echo(f"Changed the password of {account.email}. All its sessions ended.")
@@ -138,7 +160,10 @@ def send_reset(email: str) -> None:
 def export_user(email: str) -> None:
     """Print all that is held of an account, as JSON.
 
-    For whoever asked for it by letter; its owner is told.
+    For whoever asked for it by letter: be sure who asks. Its owner is told by mail. Where it fails, what was
+    printed is not all.
+
+    Example: flask export-user ada@example.com > ada.json
     """
     for piece in exports.export_for_operator(email):
         click.echo(piece, nl=False)
@@ -149,7 +174,11 @@ def export_user(email: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
 def show_user(email_or_id: str, as_json: bool) -> None:
-    """Show an account. Its state, the wrong passwords on its count, its sessions and last sign-ins."""
+    """Show an account.
+
+    Its state, the wrong passwords on its count, its sessions and last sign-ins. By its address, or by the id
+    that the log shows as user_id.
+    """
     account = _find(email_or_id)
     delete_after = None if account.is_active else deletions.scheduled_for(account.id)
     facts: dict[str, Any] = {
@@ -178,7 +207,10 @@ def show_user(email_or_id: str, as_json: bool) -> None:
 
 @on_account("unlock")
 def unlock(email: str) -> None:
-    """Forget an account's wrong passwords and codes. Its owner may try again."""
+    """Forget an account's wrong passwords and codes.
+
+    Its owner may try again at once, and so may whoever guesses.
+    """
     account = accounts.find_by_email(email)
     throttling.forget(account.email)
     throttling.forget_second_step(account.id)

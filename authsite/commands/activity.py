@@ -17,7 +17,13 @@ PAUSE_BETWEEN_BATCHES = 0.01
 
 @blueprint.cli.command("cleanup-activity")
 @click.option("--keep-days", type=click.IntRange(0, 3650), help="Instead of ACTIVITY_KEEP_DAYS.")
-@click.option("--batch-size", type=click.IntRange(1, 5000), default=BATCH_SIZE, show_default=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1, 5000),
+    default=BATCH_SIZE,
+    show_default=True,
+    help="Rows in one transaction.",
+)
 @click.option("--dry-run", is_flag=True, help="Delete nothing; only count.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting

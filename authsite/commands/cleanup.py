@@ -23,7 +23,13 @@ NOUNS = {
 
 
 @blueprint.cli.command("cleanup-accounts")
-@click.option("--batch-size", type=click.IntRange(1, 5000), default=BATCH_SIZE, show_default=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1, 5000),
+    default=BATCH_SIZE,
+    show_default=True,
+    help="Rows in one transaction.",
+)
 @click.option("--dry-run", is_flag=True, help="Delete nothing; only count.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting

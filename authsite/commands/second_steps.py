@@ -13,7 +13,8 @@ from .shell import blueprint, counted, on_account, reporting
 def reset_two_step(email: str, passkeys: bool) -> None:
     """Turn an account's two-step sign-in off.
 
-    For who has lost phone and recovery codes; ends all sessions, and mails.
+    For who has lost phone and recovery codes: be sure who asks. All its sessions end, and its owner is told
+    by mail.
     """
     account = second_steps.operating.reset(email, and_passkeys=passkeys)
     gone = " It has no passkeys any more." if passkeys else ""

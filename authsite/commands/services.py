@@ -10,7 +10,12 @@ from .shell import blueprint
 @blueprint.cli.command("service-client")
 @click.argument("name")
 def service_client(name: str) -> None:
-    """Make a secret for a service. It is shown once, with the entry to add to SERVICE_CLIENTS."""
+    """Make a secret for a service.
+
+    It is shown once, with the entry to add to SERVICE_CLIENTS. NAME is one of your choice.
+
+    Example: flask service-client wiki
+    """
     if not SERVICE_NAME.fullmatch(name):
         raise click.BadParameter("must be 1 to 64 letters, digits, dots, hyphens and underscores")
     secret = service_clients.new_secret()

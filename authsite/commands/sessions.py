@@ -21,13 +21,28 @@ HEADS = ["ID", "DEVICE", "ADDRESS", "SIGNED IN", "LAST USED"]
 
 
 @blueprint.cli.command("cleanup-sessions")
-@click.option("--keep-days", type=click.IntRange(0, 3650), default=KEEP_DAYS, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1, 5000), default=BATCH_SIZE, show_default=True)
+@click.option(
+    "--keep-days",
+    type=click.IntRange(0, 3650),
+    default=KEEP_DAYS,
+    show_default=True,
+    help="How long they are kept after that.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1, 5000),
+    default=BATCH_SIZE,
+    show_default=True,
+    help="Rows in one transaction.",
+)
 @click.option("--dry-run", is_flag=True, help="Delete nothing; only count.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
 def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bool) -> None:
-    """Delete sessions that ended or expired. More than --keep-days ago."""
+    """Delete sessions that ended or expired.
+
+    More than --keep-days ago; and links, counts and trusted browsers that are over.
+    """
     done = clean_up(keep_days, batch_size, dry_run=dry_run, is_silent=as_json)
     click.echo(json.dumps(done) if as_json else in_words(done))
 
@@ -101,7 +116,10 @@ def list_sessions(email: str, as_json: bool) -> None:
 @click.argument("session_id", type=click.UUID)
 @reporting
 def revoke_session(session_id: uuid.UUID) -> None:
-    """End one session. By the id that list-sessions and the log show."""
+    """End one session.
+
+    By its id, which list-sessions shows, and the log as session_id.
+    """
     owner = sessions.find_owner(session_id)
     if owner is None:
         raise SessionNotFound

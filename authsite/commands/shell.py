@@ -13,7 +13,15 @@ from ..database import faults
 from ..errors import AuthsiteError, InvalidInput, WeakPassword
 
 blueprint = Blueprint("commands", __name__, cli_group=None)
+EXIT_STATUSES = "Exit status: 0 done, 1 failed, 2 bad arguments."
 T = TypeVar("T")
+
+
+@blueprint.record
+def _tell_exit_statuses(_state: object) -> None:
+    """Put under each command's help what a script reads."""
+    for command in blueprint.cli.commands.values():
+        command.epilog = EXIT_STATUSES
 
 
 @blueprint.record
