@@ -7,8 +7,9 @@
     worker killed        the older of two worker processes is killed each second, with SIGKILL
 
 Each lasts `--seconds`; the service runs as the Procfile starts it, with two workers. Prints how many reads,
-their p50 and p99, those that failed by status (0: the connection broke, -1: nothing came within 10 s), and
-the workers' memory afterwards. A worker that is killed may cost the reads that wait at that moment, no more.
+their p50 and p99, those whose connection broke, those that failed by status (0: it broke again when the read
+was asked once more, -1: nothing came within 10 s), and the workers' memory afterwards. A worker that is
+killed may cost the reads that wait at that moment a second try, no more.
 """
 
 import argparse
