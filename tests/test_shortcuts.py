@@ -270,7 +270,8 @@ def test_a_read_over_its_limit_is_looked_up_once_and_refused_as_by_flask(
     """LT-03"""
     time_machine.move_to(clock.now(), tick=False)
     client.application.config["RATELIMIT_ENABLED"] = True
-    client.application.extensions["limit_store"] = store = CountingStore()
+    store = CountingStore()
+    monkeypatch.setitem(client.application.extensions, "limit_store", store)
     for _ in range(most):
         assert read(client, path, token).status_code == 200
     refusals, store.asked = [], 0
