@@ -579,6 +579,19 @@ def test_nobody_is_told_to_ignore_a_reset_that_something_else_made_necessary(aft
     assert "has not changed" not in body
 
 
+@pytest.mark.parametrize(
+    ("after", "is_told"),
+    [("one", True), ("everything", True), ("undo", True), (None, False), ("operator", False)],
+)
+def test_whoever_had_a_stranger_in_is_told_to_look_for_what_he_left(after, is_told):
+    """RS-13: a passkey that was added long before is nobody's to remove but its owner's."""
+    message = compose(_reset(after))
+
+    for text in (message.body, message.html):
+        assert (f"{BASE}/account/security" in text) == is_told
+        assert ("remove what you do not know" in text) == is_told
+
+
 def test_the_link_is_signed_at_the_time_it_is_sent():
     """RS-01: the queue holds the request's id, which opens nothing by itself."""
     mail = MAILS["password_reset"]()
