@@ -274,6 +274,28 @@ def test_silent_connections_leave_room_for_who_asks(bare_worker, monkeypatch, wa
         assert len(bare_worker.poller.get_map()) == 2
 
 
+def test_room_is_made_by_nobody_who_is_only_being_kept(bare_worker, monkeypatch):
+    """FA-14: closed between the two steps, it had the worker watch what was closed, or another, and end."""
+    monkeypatch.setattr(bare_worker, "handle", lambda conn: bool(next(conn.parser)))
+    bare_worker.worker_connections = 1
+    making_room = threading.Thread(target=bare_worker._make_room)
+    register = bare_worker.poller.register
+
+    def register_late(*arguments):
+        making_room.start()  # as the thread that leads does, while another has answered
+        making_room.join(0.2)  # as far as it may go meanwhile
+        return register(*arguments)
+
+    monkeypatch.setattr(bare_worker.poller, "register", register_late)
+    client, conn = begin(bare_worker, GET + b"\r\n")
+    with client:
+        making_room.join()
+        assert client.recv(1) == b""
+        assert conn.sock.fileno() < 0
+        assert bare_worker.nr_conns == 0
+        assert not bare_worker.poller.get_map()
+
+
 def test_a_connection_that_waits_holds_nothing_of_its_last_request(bare_worker, monkeypatch):
     """FA-12: 300 of them that had sent a long head each took 600 MB, for as long as they were kept."""
     monkeypatch.setattr(bare_worker, "handle", lambda conn: bool(next(conn.parser)))

@@ -273,6 +273,7 @@ class Worker(ThreadWorker):
         self._lingering: deque[tuple[float, TConn]] = deque()
         self._unfinished: set[TConn] = set()
         self._finished: deque[tuple[TConn, bool]] = deque()
+        self._keeping = threading.Lock()
         self._bell = select.poll()
         self._held = 0
         self._notified_at = self._looked_at = 0.0
@@ -390,11 +391,14 @@ class Worker(ThreadWorker):
         conn.set_timeout()
         # The last request may have had over a megabyte of fields; the next one may take a minute to come.
         conn.parser.mesg = None
-        # First the queue: who is told of the next request looks for its connection there.
-        self.keepalived_conns.append(conn)
-        if not self.alive:
-            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
-        self._watch(conn, self.on_client_socket_readable, conn)
+        # As one step for whoever makes room: of a connection closed in between, the next one with its number
+        # would be watched.
+        with self._keeping:
+            # First the queue: who is told of the next request looks for its connection there.
+            self.keepalived_conns.append(conn)
+            if not self.alive:
+                conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+            self._watch(conn, self.on_client_socket_readable, conn)
 
     def _cap_keepalive(self, deadline: float) -> None:
         for conn in tuple(self.keepalived_conns):  # threads still add to them
@@ -445,13 +449,14 @@ class Worker(ThreadWorker):
 
         First who has never asked anything. A client whose connection has gone connects anew.
         """
-        while self.nr_conns >= self.worker_connections:
-            silent = self.pending_conns or self.keepalived_conns
-            if not silent:
-                return
-            conn = silent.popleft()
-            self._unwatch(conn)
-            self._close(conn)
+        with self._keeping:
+            while self.nr_conns >= self.worker_connections:
+                silent = self.pending_conns or self.keepalived_conns
+                if not silent:
+                    return
+                conn = silent.popleft()
+                self._unwatch(conn)
+                self._close(conn)
 
     def _send_on(self, conn: TConn, is_kept: bool) -> None:
         """Send the rest of an answer as the client makes room for it."""
