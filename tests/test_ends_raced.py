@@ -228,9 +228,13 @@ def test_who_is_shown_out_at_that_moment_deletes_nothing_or_has_done_it_before(t
     for number in range(ROUNDS):
         thief, before = person(number), mails("deletion_scheduled")
         deleted, taken = track.race(deletes(thief), TAKES_AWAY[how](thief))
+        own = (UserSession.user_id == thief.account.id, UserSession.id == thief.held.session_id)
+        (reason,) = database.row(select(UserSession.end_reason).where(*own))
 
         assert deleted.code in ("done", "session_revoked")
         assert "done" in (deleted.code, taken.code)
+        # Had something else ended his session before, he asked in one that was over.
+        assert (reason == "account_deleted") == (deleted.code == "done")
         assert state(thief).is_active == (deleted.code != "done")
         assert mails("deletion_scheduled") - before == (deleted.code == "done")
 
