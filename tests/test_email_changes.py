@@ -44,7 +44,6 @@ from authsite.mail import outbox
 from tests import factories, services
 from tests.factories import NEW_PASSWORD, PASSWORD
 from tests.test_passkeys import add as add_passkey
-from tests.test_races import at_once
 
 # Its keys and statements are others where the tables are spread.
 E1, E2, E3, E4 = (f"ada{number}@example.com" for number in (1, 2, 3, 4))
@@ -1023,55 +1022,6 @@ def test_what_the_operator_cannot_change_is_said_and_changes_nothing(flask, ada,
     assert (told.exit_code, reason in told.stderr) == (1, True)
     assert "Traceback" not in told.output
     assert (address(ada), names(), how_many()) == (E1, [], 0)
-
-
-# At once: what two processes do stands in test_lives_raced.py; here one act comes a little later each round
-
-
-def outcomes(answers) -> list[str]:
-    """Return what became of each act: `done`, or the name of its refusal."""
-    return [type(each).__name__ if isinstance(each, Exception) else "done" for each in answers]
-
-
-def no_shared_address() -> bool:
-    """Return whether what users show and what is listed as theirs is the same, and each held by one."""
-    shown = {(row.id, row.email) for row in database.rows(select(User.id, User.email))}
-    listed = {
-        (row.user_id, row.email)
-        for row in database.rows(select(UserEmail.__table__))
-        if row.kept_until is None
-    }
-    return shown == listed
-
-
-@pytest.mark.slow
-def test_an_address_confirmed_while_somebody_registers_it_has_one_owner(app):
-    """Both write `users` first: the other way about, each would hold what the other waits for."""
-    for number in range(services.rounds(16)):
-        ada = factories.account(f"ada{number}@example.com", is_verified=True)
-        wanted = f"new{number}@example.com"
-        ask(resumed(ada), wanted)
-        token = link()
-        answers = at_once(
-            app,
-            lambda: email_changes.confirm(ada.id, token),  # noqa: B023
-            lambda: after(number, lambda: create(wanted)),  # noqa: B023
-        )
-
-        assert sorted(outcomes(answers)) == ["EmailTaken", "done"]
-    assert no_shared_address()
-
-
-def create(email: str) -> None:
-    details = {"first_name": "Eve", "last_name": None, "phone_number": None, "is_verified": True}
-    accounts.create(email=email, password_hash="of nobody", **details)
-
-
-def after(questions: int, act):
-    """Do it a little later each round, so that it meets the other act at each of its steps."""
-    for _ in range(questions):
-        database.row(select(1))
-    return act()
 
 
 def how_many() -> int:
