@@ -33,7 +33,7 @@ from .mail import emails, outbox
 FORMAT = "authsite-export/1"
 BATCH = 500  # rows of one statement
 PIECE = 100  # rows that are sent at once: up to about 100 kB
-RESTS = 3  # times as long as the work before
+RESTS = 7  # times as long as the work before
 LONGEST_REST = 0.1  # seconds
 
 
