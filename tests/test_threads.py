@@ -192,6 +192,31 @@ def test_there_are_never_more_threads_than_allowed(make_site, impatient):
     assert len(seen) == 4
 
 
+def test_where_the_system_allows_no_more_threads_those_that_there_are_go_on(
+    make_site, impatient, monkeypatch
+):
+    """FA-12: as on a platform that counts them; the worker ended, with all that it had begun."""
+    site, came, refused = make_site(1), threading.Event(), threading.Event()
+
+    def refuse(_thread):
+        refused.set()
+        raise RuntimeError("can't start new thread")
+
+    services.wait_until(lambda: site.threads._leader != threads.NOBODY, seconds=SECONDS)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        waiting = site.submit(came.wait, SECONDS)
+        assert refused.wait(SECONDS)
+        came.set()
+        assert waiting.result(SECONDS)
+        # And one that steps aside, which is no fault of its own.
+        assert site.submit(threads.step_aside).result(SECONDS) is None
+    came.clear()
+    waiting = site.submit(came.wait, SECONDS)
+    site.submit(came.set)
+    assert waiting.result(SECONDS)
+
+
 def test_threads_that_a_crowd_has_needed_end_with_it(make_site, impatient):
     site, came = make_site(1), threading.Event()
     waiting = [site.submit(came.wait, SECONDS) for _ in range(15)]

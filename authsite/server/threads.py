@@ -129,9 +129,15 @@ class LeaderFollowers:
         if self._idle:
             self._changed.notify()
         elif self._threads < self._most:
-            self._threads += 1
             # Not to be waited for at the end of the process: its server knows when to give up.
-            threading.Thread(target=self._work, name="request", daemon=True).start()
+            thread = threading.Thread(target=self._work, name="request", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system allows no more: then as where all are at work
+                if not self._threads:
+                    raise
+            else:
+                self._threads += 1
 
     def _work(self) -> None:
         _local.pool = self
