@@ -1,23 +1,24 @@
 """What is asked most, answered below Flask where the answer is yes.
 
-Forward auth and introspection cost a product's every request, and its pages ask who is signed in and where:
-Flask's routing, contexts and hooks are half of that. Here the same verbs are called with less around them,
-for a question that is plainly put and a credential that is good. All else goes on to Flask and its views,
-which decide everything anew and explain refusals: nothing is refused here. What is over its limit is found so
-here, once, and told by Flask.
+Forward auth and introspection cost a product's every request, its pages ask who is signed in and where, and
+its apps change their tokens: Flask's routing, contexts and hooks are half of that. Here the same verbs are
+called with less around them, for a question that is plainly put and a credential that is good. All else goes
+on to Flask and its views, which explain refusals: nothing is refused here. What is over its limit, or is
+refused by what it changed, is found so here, once, and told by Flask.
 """
 
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from flask import Flask, current_app
 
 from . import api, service_clients, sessions
-from .api import services
-from .errors import InvalidClient
+from .api import answers, services
+from .crypto import tokens
+from .errors import InvalidClient, TokenInvalid
 from .forwarding import asking, verdicts
 from .web import authentication, headers, limits
 
@@ -27,14 +28,13 @@ if TYPE_CHECKING:
 Answer = tuple[list[tuple[str, str]], bytes]
 MAX_DIGITS = 4  # of the length of a body: a token has 4,096 characters at most
 INTROSPECTION = "/api/v1/auth/introspect"
-# A body that both sides read alike: a token of ours needs no escape.
+REFRESH = "/api/v1/auth/refresh"
+# Bodies that both sides read alike: a token of ours needs no escape.
 _TOKEN = re.compile(rb"token=([A-Za-z0-9._~-]+)(?:&token_type_hint=[a-z_]*)?")
-_SAYS_MORE = (
-    "HTTP_ORIGIN",
-    "HTTP_SEC_FETCH_SITE",
-    "HTTP_CONTENT_ENCODING",
-    "HTTP_TRANSFER_ENCODING",
-)
+_REFRESH_TOKEN = re.compile(rb'\{ ?"refresh_token" ?: ?"([A-Za-z0-9._~-]+)" ?\}')
+_OF_OTHER_BODIES = ("HTTP_CONTENT_ENCODING", "HTTP_TRANSFER_ENCODING")
+_SAYS_MORE = ("HTTP_ORIGIN", "HTTP_SEC_FETCH_SITE", *_OF_OTHER_BODIES)
+NOT_KEPT = {"Cache-Control": "no-store"}
 
 
 class Shortcut:
@@ -101,10 +101,29 @@ def _introspection(environ: "WSGIEnvironment") -> Answer | None:
         or not _is_plain_form(environ)
     ):
         return None
-    token, service = _token(environ), _service(environ)
+    token, service = _token(environ, _TOKEN), _service(environ)
     if token is None or service is None:
         return None
     return _json(services.introspection(token, service))
+
+
+def _refresh(environ: "WSGIEnvironment") -> Answer | None:
+    if (
+        environ["REQUEST_METHOD"] != "POST"
+        or environ.get("QUERY_STRING")
+        or environ.get("CONTENT_TYPE") != "application/json"
+        or any(name in environ for name in _OF_OTHER_BODIES)
+    ):
+        return None
+    token = _token(environ, _REFRESH_TOKEN)
+    try:
+        claims = tokens.read(token or "", tokens.REFRESH, even_expired=True)
+    except TokenInvalid:
+        return None
+    limits.refresh.count(limits.of_session(claims))
+    address = limits.address_text(environ.get("REMOTE_ADDR"))
+    members = answers.both_tokens(api.accounts.rotated(claims, ip_address=address))
+    return _json_for_origin(environ, members, kept=answers.NEVER_STORED)
 
 
 def _account(environ: "WSGIEnvironment") -> Answer | None:
@@ -130,18 +149,20 @@ def _is_allowed(environ: "WSGIEnvironment", limit: limits.Limit, *, with_all: bo
     return True
 
 
-def _json_for_origin(environ: "WSGIEnvironment", members: dict[str, Any]) -> Answer:
-    own, content = _json(members)
+def _json_for_origin(
+    environ: "WSGIEnvironment", members: dict[str, Any], kept: Mapping[str, str] = NOT_KEPT
+) -> Answer:
+    own, content = _json(members, kept)
     origin = headers.for_origin(environ.get("HTTP_ORIGIN"))
     return [*own, ("Vary", "Origin"), *origin.items(), *limits.fields().items()], content
 
 
-def _json(members: dict[str, Any]) -> Answer:
+def _json(members: dict[str, Any], kept: Mapping[str, str] = NOT_KEPT) -> Answer:
     content = current_app.json.dumps(members).encode()
     return [
         ("Content-Type", "application/json"),
         ("Content-Length", str(len(content))),
-        ("Cache-Control", "no-store"),
+        *kept.items(),
     ], content
 
 
@@ -151,14 +172,14 @@ def _is_plain_form(environ: "WSGIEnvironment") -> bool:
     )
 
 
-def _token(environ: "WSGIEnvironment") -> str | None:
-    """Return the body's token, None where the body holds anything else; Flask can read it again."""
+def _token(environ: "WSGIEnvironment", form: re.Pattern[bytes]) -> str | None:
+    """Return the token of a body of this form, None where it has another; Flask can read it again."""
     length = environ.get("CONTENT_LENGTH") or ""
     if not (length.isascii() and length.isdecimal() and len(length) <= MAX_DIGITS):
         return None
     body = environ["wsgi.input"].read(int(length))
     environ["wsgi.input"] = io.BytesIO(body)
-    found = _TOKEN.fullmatch(body)
+    found = form.fullmatch(body)
     return found[1].decode() if found else None
 
 
@@ -174,6 +195,7 @@ def _service(environ: "WSGIEnvironment") -> str | None:
 ANSWERS: dict[str, Callable[["WSGIEnvironment"], Answer | None]] = {
     **dict.fromkeys(headers.FOR_PROXIES, _forward_auth),
     INTROSPECTION: _introspection,
+    REFRESH: _refresh,
     "/api/v1/auth/me": _account,
     "/api/v1/users/me": _account,
     "/api/v1/sessions/me": _sessions,

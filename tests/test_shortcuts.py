@@ -302,10 +302,154 @@ def test_a_use_after_a_pause_is_noted_below_flask_and_tells_the_new_time(
     assert listed[0]["last_used_at"] == clock.rfc3339(clock.now())
 
 
+def sign_in(client):
+    asked = {"email": "ada@example.com", "password": PASSWORD}
+    return client.post(f"{V1}/auth/login", json=asked, base_url=OWN).get_json()["refresh_token"]
+
+
+def refresh(client, refresh_token, **how):
+    body = f'{{"refresh_token": "{refresh_token}"}}'
+    sent = {"data": body, "content_type": "application/json", "base_url": OWN} | how
+    return client.post(f"{V1}/auth/refresh", **sent)
+
+
+def test_a_token_is_changed_for_its_successor_below_flask_by_one_statement(
+    client, token, without_flask, sent_statements
+):
+    """SE-04"""
+    first = refresh(client, sign_in(client)).get_json()
+    without_flask()
+    with sent_statements() as sent:
+        answer = refresh(client, first["refresh_token"])
+
+    assert answer.status_code == 200
+    assert len(sent) == 1
+    successor = refresh(client, answer.get_json()["refresh_token"])
+    assert read(client, READS[0], successor.get_json()["access_token"]).status_code == 200
+
+
+REFRESHES = {
+    "plainly": {},
+    "as clients without spaces write it": {"data": b'{"refresh_token":"TOKEN"}'},
+    "with a byte order mark": {"data": b'\xef\xbb\xbf{"refresh_token": "TOKEN"}'},
+    "on lines of their own": {"data": b'{\n  "refresh_token": "TOKEN"\n}\n'},
+    "escaped": {"data": b'{"refresh_token": "\\u0065TOKEN"}'},
+    "twice": {"data": b'{"refresh_token": "x", "refresh_token": "TOKEN"}'},
+    "beside something else": {"data": b'{"refresh_token": "TOKEN", "a": "b"}'},
+    "in a list": {"data": b'["TOKEN"]'},
+    "with a character behind it": {"data": b'{"refresh_token": "TOKEN"}x'},
+    "with half a character": {"data": b'{"refresh_token": "TOKEN\xe9"}'},
+    "nothing": {"data": b""},
+    "a number": {"data": b'{"refresh_token": 1}'},
+    "nobody's": {"data": b'{"refresh_token": "x"}'},
+    "one that is too long": {"data": b'{"refresh_token": "' + b"x" * 5000 + b'"}'},
+    "as a form": {
+        "data": b"refresh_token=TOKEN",
+        "content_type": "application/x-www-form-urlencoded",
+    },
+    "with a charset": {"content_type": "application/json; charset=utf-8"},
+    "with another type": {"content_type": "text/plain"},
+    "compressed": {"headers": {"Content-Encoding": "gzip"}},
+    "from a listed origin": {"headers": {"Origin": WIKI}},
+    "from another origin": {"headers": {"Origin": "https://evil.example.com"}},
+    "with a bad bearer beside it": {"headers": {"Authorization": "Bearer x"}},
+    "with a cookie": {"headers": {"Cookie": "session=x"}},
+    "with a query": {"query_string": {"a": "b"}},
+    "over http": {"base_url": OWN.replace("https", "http")},
+    "by another name": {"base_url": "https://evil.example.com"},
+    "of a length with zeros before it": {"environ_overrides": {"CONTENT_LENGTH": "0000000000300"}},
+    "of a length that is none": {"environ_overrides": {"CONTENT_LENGTH": "x"}},
+}
+
+
+@pytest.mark.parametrize("way", REFRESHES)
+def test_who_refreshes_is_told_what_flask_would_say(client, token, monkeypatch, way):
+    """SE-04"""
+
+    def ask():
+        current = sign_in(client)
+        how = {name: with_token(value, current) for name, value in REFRESHES[way].items()}
+        return refresh(client, current, **how)
+
+    ways, others = shortcuts.ANSWERS, []
+    for each in (ways, {}):
+        monkeypatch.setattr(shortcuts, "ANSWERS", each)
+        answer = ask()
+        status, headers, body = told(answer)
+        headers.pop("Content-Length")  # of tokens, which hold the time
+        if status == 200:
+            names = list(answer.get_json())
+            body = names, {name: body[name] for name in names if not name.endswith("_token")}
+        others.append((status, headers, body))
+    assert others[0] == others[1]
+
+
+FATES = {
+    "used before": lambda client, old: refresh(
+        client, refresh(client, old).get_json()["refresh_token"]
+    ),
+    "signed out": lambda client, old: client.post(
+        f"{V1}/auth/logout",
+        headers={"Authorization": f"Bearer {refresh(client, old).get_json()['access_token']}"},
+        base_url=OWN,
+    ),
+    "expired": lambda client, old: None,
+}
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_refusal_below_flask_is_done_once_and_told_and_logged_as_by_flask(
+    client, token, monkeypatch, caplog, time_machine, fate
+):
+    """SE-05, LG-03: theft is found by what a refresh changes, and found once."""
+    refusals, ways = [], shortcuts.ANSWERS
+    for each in (ways, {}):
+        monkeypatch.setattr(shortcuts, "ANSWERS", each)
+        time_machine.move_to(clock.now(), tick=False)
+        old = sign_in(client)
+        FATES[fate](client, old)
+        time_machine.move_to(clock.now() + timedelta(days=400 if fate == "expired" else 1))
+        caplog.clear()
+        answer = refresh(client, old)
+        logged = [
+            each.facts | {"milliseconds": None, "session_id": None} for each in caplog.records
+        ]
+        refusals.append((told(answer), logged))
+
+    assert refusals[0] == refusals[1]
+    assert refusals[0][0][0] == 401
+
+
+def test_refreshes_below_flask_count_by_session_and_are_refused_once(
+    client, token, monkeypatch, caplog, time_machine
+):
+    """LT-03"""
+    time_machine.move_to(clock.now(), tick=False)
+    client.application.config["RATELIMIT_ENABLED"] = True
+    store = CountingStore()
+    monkeypatch.setitem(client.application.extensions, "limit_store", store)
+    tokens, others = sign_in(client), sign_in(client)
+    store.asked, statuses = 0, []
+    for _ in range(31):
+        answer = refresh(client, tokens)
+        statuses.append(answer.status_code)
+        tokens = (answer.get_json() or {}).get("refresh_token", tokens)
+
+    assert statuses == [200] * 30 + [429]
+    assert store.asked == 31
+    assert [each.facts["event"] for each in caplog.records].count("rate_limited") == 1
+    assert refresh(client, others).status_code == 200
+    monkeypatch.setattr(shortcuts, "ANSWERS", {})
+    assert refresh(client, tokens).status_code == 429, "by Flask it is the same count"
+
+
 @pytest.mark.parametrize(
     "method", ["GET", "HEAD", "PUT", "OPTIONS", "TRACE", "PROPFIND", "CONNECT"]
 )
-@pytest.mark.parametrize("path", ["/forward-auth", f"{V1}/auth/introspect", READS[0], READS[2]])
+@pytest.mark.parametrize(
+    "path",
+    ["/forward-auth", f"{V1}/auth/introspect", f"{V1}/auth/refresh", READS[0], READS[2]],
+)
 def test_each_method_is_answered_as_flask_would(client, token, monkeypatch, path, method):
     is_service = path.endswith("introspect")
     sent = ASKED | (BASIC if is_service else {"Authorization": f"Bearer {token}"})

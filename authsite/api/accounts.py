@@ -126,11 +126,10 @@ def _log_in(email: str, password: str, *, entrance: str) -> Response:
 
 def _refreshed(form: RefreshForm) -> Response:
     claims = limits.verified(form.refresh_token.data or "")
+    return answers.issued_tokens(rotated(claims, ip_address=authentication.remote_address()))
+
+
+def rotated(claims: tokens.Claims, *, ip_address: str | None) -> sessions.Grant:
+    """Change the refresh token that made these claims for its successor."""
     claims = tokens.unexpired(claims, tokens.REFRESH)
-    grant = sessions.rotate(
-        claims.session_id,
-        claims.user_id,
-        claims.jti,
-        ip_address=authentication.remote_address(),
-    )
-    return answers.issued_tokens(grant)
+    return sessions.rotate(claims.session_id, claims.user_id, claims.jti, ip_address=ip_address)

@@ -22,6 +22,11 @@ def session(row: database.Row, *, current: uuid.UUID) -> dict[str, Any]:
 
 def issued_tokens(grant: sessions.Grant, **more: Any) -> Response:
     """Return both tokens of a session (RFC 6749 §5.1), with more members if there are any."""
+    return never_stored(jsonify(**more, **both_tokens(grant)))
+
+
+def both_tokens(grant: sessions.Grant) -> dict[str, Any]:
+    """Return the access token and the refresh token of a session, and what there is to say of them."""
     assert grant.jti is not None
     refresh_token = tokens.refresh_token(
         user_id=grant.user_id,
@@ -31,8 +36,7 @@ def issued_tokens(grant: sessions.Grant, **more: Any) -> Response:
         expires_at=grant.expires_at,
     )
     access = access_token(grant)
-    both = {"access_token": access.pop("access_token"), "refresh_token": refresh_token}
-    return never_stored(jsonify(**more, **both, **access))
+    return {"access_token": access.pop("access_token"), "refresh_token": refresh_token, **access}
 
 
 def access_token(grant: sessions.Grant) -> dict[str, Any]:
@@ -50,10 +54,12 @@ def access_token(grant: sessions.Grant) -> dict[str, Any]:
     }
 
 
+NEVER_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+
 def never_stored(response: Response) -> Response:
     """Forbid caches to keep an answer with tokens, older ones too (RFC 6749 §5.1)."""
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["Pragma"] = "no-cache"
+    response.headers.update(NEVER_STORED)
     return response
 
 

@@ -50,19 +50,19 @@ class Limit:
         limited.limit = self  # type: ignore[attr-defined]
         return cast(View, limited)
 
-    def count(self) -> None:
-        """Count one request of this client, or raise TooManyAttempts."""
-        window = self.hit()
+    def count(self, client: str | None = None) -> None:
+        """Count one request of this client, if none is named of the request's; or raise TooManyAttempts."""
+        window = self.hit(client)
         if window and not window.is_allowed:
             events.record("rate_limited", outcome="refused", limit=self.name)
             raise TooManyAttempts(window.resets_in)
 
-    def hit(self) -> Window | None:
+    def hit(self, client: str | None = None) -> Window | None:
         """Count a request of this client where it is allowed; return how the limit stands, None without."""
         if not current_app.config["RATELIMIT_ENABLED"]:
             return None
         store: Store = current_app.extensions["limit_store"]
-        window = store.hit(f"{self.name}:{self.key()}", self.per_minute)
+        window = store.hit(f"{self.name}:{client or self.key()}", self.per_minute)
         g.limit = self, window
         return window
 
@@ -107,9 +107,14 @@ def by_session() -> str:
     Forty people behind one office address are no attack, and nobody can make a token for a session.
     """
     try:
-        return f"session:{verified(_refresh_token()).session_id}"
+        return of_session(verified(_refresh_token()))
     except TokenInvalid:
         return by_address()
+
+
+def of_session(claims: tokens.Claims) -> str:
+    """Return the key of the session that a refresh token of ours names."""
+    return f"session:{claims.session_id}"
 
 
 def verified(refresh_token: str) -> tokens.Claims:
