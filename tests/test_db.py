@@ -13,6 +13,7 @@ from sqlalchemy import event, exc, insert, select, text
 
 from authsite import create_app, database
 from authsite.database.models import User, UserSession
+from authsite.server import threads
 from tests import factories, services
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -401,6 +402,21 @@ def test_no_statement_and_no_lock_is_waited_for_longer_than_ten_seconds(on_postg
 
     assert by_itself == inside
     assert 0 < int(inside.removesuffix("s")) <= 10
+
+
+@pytest.mark.postgresql
+def test_the_time_of_an_answer_is_that_of_what_was_asked(on_postgresql, monkeypatch):
+    """PW-14: what a transaction sets asks nothing, and each made a far database look near."""
+    database.row(text("SELECT 1"))  # a new connection asks questions of its own
+    times = []
+    monkeypatch.setattr(threads, "waited", times.append)
+    database.row(text("SELECT pg_sleep(0.02)"))
+    with database.transaction():
+        database.row(text("SELECT pg_sleep(0.02)"))
+        database.row(text("SELECT pg_sleep(0.02)"))
+
+    assert len(times) == 3
+    assert min(times) > 0.02
 
 
 @pytest.mark.postgresql

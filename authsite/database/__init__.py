@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import psycopg
 import sqlalchemy
@@ -406,21 +406,26 @@ class ImpatientConnection(psycopg.Connection[Any]):
     has_citus = False
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        began = time.monotonic()
         try:
-            answer = super().wait(
-                gen, interval, self.answer_timeout if timeout is None else timeout
-            )
+            return super().wait(gen, interval, self.answer_timeout if timeout is None else timeout)
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
                 self.pgconn.finish()  # its answer may still come, and would be taken for the next one's
             raise
+
+
+class TimedCursor(psycopg.Cursor[Any]):
+    """Tells how long each answer took. Of what the connection waits for, much asks nothing, as a setting."""
+
+    def execute(self, *arguments: Any, **options: Any) -> Self:
+        began = time.monotonic()
+        super().execute(*arguments, **options)
         threads.waited(time.monotonic() - began)
-        return answer
+        return self
 
 
 def _connect_impatiently(_dialect: Any, _record: Any, args: Any, options: Any) -> Any:
-    connection = ImpatientConnection.connect(*args, **options)
+    connection = ImpatientConnection.connect(*args, cursor_factory=TimedCursor, **options)
     try:
         if _is_pooled(connection):
             # The next transaction may run on another server connection, which has not prepared anything.
