@@ -296,6 +296,28 @@ def test_room_is_made_by_nobody_who_is_only_being_kept(bare_worker, monkeypatch)
         assert not bare_worker.poller.get_map()
 
 
+@pytest.mark.parametrize("comes", ["before", "after"])
+def test_who_has_asked_nothing_yet_does_not_hold_up_a_worker_that_is_to_end(
+    bare_worker, monkeypatch, comes
+):
+    """DP-08: one silent connection made each stop and each reload take all of its twenty seconds."""
+    monkeypatch.setattr(server, "STOP_KEEPALIVE_LINGER", 0)
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        port.setblocking(False)
+        with socket.create_connection(port.getsockname()) as client:
+            bare_worker.alive = comes == "before"
+            bare_worker.accept(port)
+            assert list(bare_worker.pending_conns)
+            if comes == "before":
+                bare_worker.murder_pending()
+                assert bare_worker.nr_conns == 1
+                bare_worker._cap_keepalive(time.monotonic())
+            bare_worker.murder_pending()
+
+            assert bare_worker.nr_conns == 0
+            assert client.recv(1) == b""
+
+
 def test_a_connection_that_waits_holds_nothing_of_its_last_request(bare_worker, monkeypatch):
     """FA-12: 300 of them that had sent a long head each took 600 MB, for as long as they were kept."""
     monkeypatch.setattr(bare_worker, "handle", lambda conn: bool(next(conn.parser)))

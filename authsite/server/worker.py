@@ -352,8 +352,9 @@ class Worker(ThreadWorker):
         conn = TConn(self.cfg, ClientSocket(client), address, listener.getsockname())
         if not self._read(conn, Intake()):
             # A browser may connect ahead of what it will ask: that is no half-sent request.
-            conn.timeout = time.monotonic() + self.cfg.keepalive
+            conn.set_timeout()
             self.pending_conns.append(conn)
+            self._hurry(conn)
             self._watch(conn, self.on_pending_socket_readable, conn)
 
     def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
@@ -396,12 +397,17 @@ class Worker(ThreadWorker):
         with self._keeping:
             # First the queue: who is told of the next request looks for its connection there.
             self.keepalived_conns.append(conn)
-            if not self.alive:
-                conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+            self._hurry(conn)
             self._watch(conn, self.on_client_socket_readable, conn)
 
+    def _hurry(self, conn: TConn) -> None:
+        """Let a queued connection be silent for a moment only where the worker is about to end."""
+        if not self.alive:
+            conn.timeout = min(conn.timeout, time.monotonic() + STOP_KEEPALIVE_LINGER)
+
     def _cap_keepalive(self, deadline: float) -> None:
-        for conn in tuple(self.keepalived_conns):  # threads still add to them
+        # Those too that have asked nothing yet. Threads still add to both.
+        for conn in (*self.pending_conns, *self.keepalived_conns):
             conn.timeout = min(conn.timeout, deadline)
 
     def finish_request(self, conn: TConn, is_kept: bool) -> None:
