@@ -318,6 +318,19 @@ def test_who_has_asked_nothing_yet_does_not_hold_up_a_worker_that_is_to_end(
             assert client.recv(1) == b""
 
 
+def test_what_a_client_left_unfetched_goes_with_it(bare_worker):
+    """FA-14: it stayed until its time would have been over, and counted as no connection meanwhile."""
+    client, conn = begin(bare_worker, GET)
+    conn.sock.unsent += bytes(MAX_UNSENT)
+    bare_worker._forget(conn)
+    bare_worker._send_on(conn, True)
+    client.close()
+    bare_worker.wait_for_and_dispatch_events(0)
+
+    assert bare_worker.nr_conns == 0
+    assert [bytes(unsent) for _, _, unsent in bare_worker._sending] == [b""]
+
+
 def test_a_connection_that_waits_holds_nothing_of_its_last_request(bare_worker, monkeypatch):
     """FA-12: 300 of them that had sent a long head each took 600 MB, for as long as they were kept."""
     monkeypatch.setattr(bare_worker, "handle", lambda conn: bool(next(conn.parser)))

@@ -615,6 +615,7 @@ class Worker(ThreadWorker):
     def _close(self, conn: TConn) -> None:
         self.nr_conns -= 1
         conn.close()
+        conn.sock.unsent.clear()  # its deadline, still queued, holds nothing of it
 
     def _watch(self, conn: TConn, callback: Any, *arguments: Any) -> None:
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(callback, *arguments))
