@@ -604,6 +604,7 @@ def test_a_web_process_that_is_stopped_waits_for_the_mail_at_hand(slowly, enviro
         assert requests.post(url, json={"email": ada.email}, timeout=20).status_code == 200
         assert slowly.begun.wait(20)
         threading.Timer(0.5, slowly.may_go_on.set).start()
+        assert site.stop() == 0
     assert slowly.recipients == [[ada.email]]
     assert waiting() == []
 
