@@ -183,13 +183,14 @@ def lead_to(proxy: str, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def addressed(text: str, name: str, port: int, product_port: int, site: services.Site) -> str:
-    """Put this machine's addresses where README has examples; nothing else is changed."""
+    """Put this machine's addresses where README has examples, without TLS; nothing else is changed."""
+    plain = re.sub(r"^ *ssl_certificate.*\n", "", text, flags=re.M)
     return (
-        text.replace("127.0.0.1:8000", f"127.0.0.1:{site.port}")
+        plain.replace("127.0.0.1:8000", f"127.0.0.1:{site.port}")
         .replace("127.0.0.1:8001", f"127.0.0.1:{product_port}")
         .replace("accounts.example.com", f"accounts.localhost:{site.port}")
-        .replace("http://wiki.example.com", f"http://{name}.localhost:{port}")
-        .replace("listen 80;", f"listen {ADDRESSES['nginx']}:{port};")
+        .replace("wiki.example.com {", f"http://{name}.localhost:{port} {{")
+        .replace("listen 443 ssl;", f"listen {ADDRESSES['nginx']}:{port};")
         .replace("wiki.example.com", f"{name}.localhost")
     )
 
@@ -215,7 +216,7 @@ def run_nginx(folder: Path, port: int, product_ports: dict[str, int], site: serv
 
 def run_caddy(folder: Path, port: int, product_ports: dict[str, int], site: services.Site):
     program = Path(sys.executable).with_name("caddy")
-    block = example("caddy", "http://wiki")
+    block = example("caddy", "wiki")
     blocks = "\n".join(
         addressed(block, name, port, product_port, site)
         for name, product_port in product_ports.items()
