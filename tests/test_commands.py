@@ -405,11 +405,27 @@ def test_a_cleanup_that_is_told_to_stop_leaves_whole_batches(ada, environ):
 
 def test_two_step_sign_in_is_turned_off_for_who_has_lost_everything(cli, ada):
     factories.turn_on(ada)
+    mails_before = count(OutgoingMail)
     done = cli("reset-two-step", ada.email)
-    assert (done.exit_code, "Two-step sign-in is off" in done.output) == (0, True)
+    assert (done.exit_code, done.stdout) == (
+        0,
+        "Two-step sign-in is off for ada@example.com. All its sessions have ended. Its owner is mailed.\n",
+    )
     assert sessions.active_for(ada.id) == []
+    assert count(OutgoingMail) == mails_before + 1
     assert factories.grant(ada)
     assert cli("reset-two-step", "nobody@example.com").exit_code == 1
+
+
+def test_where_two_step_sign_in_was_off_no_mail_is_told_of(cli, ada):
+    factories.grant(ada)
+    done = cli("reset-two-step", ada.email, "--passkeys")
+    assert done.stdout == (
+        "Two-step sign-in was off already for ada@example.com. All its sessions have ended."
+        " It has no passkeys any more. No mail is sent: nothing was taken away.\n"
+    )
+    assert sessions.active_for(ada.id) == []
+    assert count(OutgoingMail) == 0
 
 
 def test_secrets_are_encrypted_anew_and_what_is_left_is_counted(cli, ada):
@@ -885,6 +901,11 @@ def test_show_user_tells_an_account_by_address_or_id(cli, ada, time_machine):
         for line in (
             f"id               {ada.id}",
             "email            ada@example.com",
+            "first name       Ada",
+            "two-step         off",
+            "app              no",
+            "passkeys         0",
+            "recovery codes   0",
             "state            open",
             "wrong passwords  1",
             "sessions         2",
@@ -902,11 +923,16 @@ def test_show_user_tells_a_program_the_same(cli, ada, time_machine):
     assert json.loads(cli("show-user", ada.email, "--json").stdout) == {
         "id": str(ada.id),
         "email": "ada@example.com",
+        "first_name": "Ada",
         "email_verified_at": None,
         "created_at": f"{ada.created_at:%Y-%m-%dT%H:%M:%SZ}",
         "is_active": False,
         "delete_after": None,
         "is_superuser": False,
+        "two_step_since": None,
+        "has_authenticator_app": False,
+        "passkeys": 0,
+        "recovery_codes": 0,
         "wrong_passwords": 0,
         "wrong_codes": 0,
         "sessions": 0,
@@ -924,6 +950,27 @@ def test_show_user_tells_a_program_the_same(cli, ada, time_machine):
     cli("delete-user", ada.email)
     shown = json.loads(cli("show-user", ada.email, "--json").stdout)
     assert shown["delete_after"] == "2026-03-08T12:00:00Z"
+
+
+def test_show_user_tells_of_the_second_step_and_nothing_that_is_secret(cli, ada, time_machine):
+    time_machine.move_to(NOON, tick=False)
+    phone, codes = factories.turn_on(ada)
+    lines = cli("show-user", ada.email).stdout.splitlines()
+    shown = cli("show-user", ada.email, "--json").stdout
+    facts = json.loads(shown)
+
+    assert {
+        "two-step         on since 2026-03-01T11:59:30Z",
+        "app              yes",
+        "passkeys         0",
+        f"recovery codes   {len(codes)}",
+    } < set(lines)
+    assert (facts["two_step_since"], facts["has_authenticator_app"]) == (
+        "2026-03-01T11:59:30Z",
+        True,
+    )
+    assert (facts["passkeys"], facts["recovery_codes"]) == (0, len(codes))
+    assert not [each for each in [phone.secret, *codes] if each in shown]
 
 
 @pytest.mark.parametrize("name", ["nobody@example.com", "01a21a7f-7e02-721c-ba92-75890a2bbe42"])

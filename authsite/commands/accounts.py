@@ -18,6 +18,7 @@ from .. import (
     exports,
     outboxes,
     passwords,
+    second_steps,
     sessions,
     throttling,
 )
@@ -72,8 +73,8 @@ def verify_email(email: str) -> None:
 
 
 @blueprint.cli.command("change-email")
-@click.argument("email")
-@click.argument("new_email")
+@click.argument("email", metavar="OLD")
+@click.argument("new_email", metavar="NEW")
 @reporting
 def change_email(email: str, new_email: str) -> None:
     """Change an account's address.
@@ -101,7 +102,7 @@ def deactivate_user(email: str) -> None:
 def activate_user(email: str) -> None:
     """Open an account to sign-ins again.
 
-    One that was to be deleted stays.
+    One that was to be deleted is kept: it will not be deleted any more.
     """
     click.echo(f"Activated {accounts.activate(email).email}.")
 
@@ -170,25 +171,32 @@ def export_user(email: str) -> None:
 
 
 @blueprint.cli.command("show-user")
-@click.argument("email_or_id")
+@click.argument("email_or_id", metavar="EMAIL")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
 def show_user(email_or_id: str, as_json: bool) -> None:
     """Show an account.
 
-    Its state, the wrong passwords on its count, its sessions and last sign-ins. By its address, or by the id
-    that the log shows as user_id.
+    Its state, its second step, the wrong passwords and codes on its count, its sessions and last sign-ins. In
+    EMAIL's place may stand the id that the log shows as user_id.
     """
     account = _find(email_or_id)
     delete_after = None if account.is_active else deletions.scheduled_for(account.id)
+    two_step_since = second_steps.switch.on_since(account.id)
+    second_step = second_steps.overview.of(account.id)
     facts: dict[str, Any] = {
         "id": str(account.id),
         "email": account.email,
+        "first_name": account.first_name,
         "email_verified_at": account.email_verified_at and times.iso(account.email_verified_at),
         "created_at": times.iso(account.created_at),
         "is_active": account.is_active,
         "delete_after": delete_after and times.iso(delete_after),
         "is_superuser": account.is_superuser,
+        "two_step_since": two_step_since and times.iso(two_step_since),
+        "has_authenticator_app": second_step.app is not None,
+        "passkeys": second_step.passkeys,
+        "recovery_codes": second_step.recovery_codes_left,
         "wrong_passwords": throttling.failures(account.email),
         "wrong_codes": throttling.wrong_second_steps(account.id),
         "sessions": len(sessions.active_for(account.id)),
@@ -243,10 +251,15 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     named = {
         "id": facts["id"],
         "email": facts["email"],
+        "first name": facts["first_name"],
         "confirmed": facts["email_verified_at"] or "no",
         "created": facts["created_at"],
         "state": _state(facts),
         "superuser": "yes" if facts["is_superuser"] else "no",
+        "two-step": f"on since {since}" if (since := facts["two_step_since"]) else "off",
+        "app": "yes" if facts["has_authenticator_app"] else "no",
+        "passkeys": facts["passkeys"],
+        "recovery codes": facts["recovery_codes"],
         "wrong passwords": facts["wrong_passwords"],
         "wrong codes": facts["wrong_codes"],
         "sessions": facts["sessions"],

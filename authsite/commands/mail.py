@@ -15,7 +15,10 @@ from .shell import blueprint, reporting
 @click.option("--loop", is_flag=True, help="The older name of `flask worker`.")
 @reporting
 def send_mail(loop: bool) -> None:
-    """Deliver what waits in the outbox. Mail, and the events for WEBHOOK_URLS."""
+    """Deliver what waits in the outbox.
+
+    That is mail, and the events for WEBHOOK_URLS.
+    """
     if loop:
         worker.work_until_stopped()
         return

@@ -13,12 +13,17 @@ from .shell import blueprint, counted, on_account, reporting
 def reset_two_step(email: str, passkeys: bool) -> None:
     """Turn an account's two-step sign-in off.
 
-    For who has lost phone and recovery codes: be sure who asks. All its sessions end, and its owner is told
-    by mail.
+    For who has lost phone and recovery codes: be sure who asks. All its sessions end. Its owner is told
+    by mail what was taken away; where nothing was, no mail is sent.
     """
-    account = second_steps.operating.reset(email, and_passkeys=passkeys)
+    done = second_steps.operating.reset(email, and_passkeys=passkeys)
+    state = "is off" if done.was_on else "was off already"
     gone = " It has no passkeys any more." if passkeys else ""
-    click.echo(f"Two-step sign-in is off for {account.email}. All its sessions have ended.{gone}")
+    has_changed = done.was_on or done.passkeys_removed
+    mailed = "Its owner is mailed." if has_changed else "No mail is sent: nothing was taken away."
+    click.echo(
+        f"Two-step sign-in {state} for {done.account.email}. All its sessions have ended.{gone} {mailed}"
+    )
 
 
 @blueprint.cli.command("reencrypt-secrets")

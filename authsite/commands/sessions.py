@@ -39,9 +39,9 @@ HEADS = ["ID", "DEVICE", "ADDRESS", "SIGNED IN", "LAST USED"]
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
 def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bool) -> None:
-    """Delete sessions that ended or expired.
+    """Delete sessions that ended or expired long ago.
 
-    More than --keep-days ago; and links, counts and trusted browsers that are over.
+    That is more than --keep-days ago. Links, counts and trusted browsers that are over go with them.
     """
     done = clean_up(keep_days, batch_size, dry_run=dry_run, is_silent=as_json)
     click.echo(json.dumps(done) if as_json else in_words(done))
@@ -132,7 +132,10 @@ def revoke_session(session_id: uuid.UUID) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @reporting
 def session_stats(as_json: bool) -> None:
-    """Count the sessions. Active, with a second step (AAL2), expired, ended by reason, by type."""
+    """Count the sessions.
+
+    Those that are active, with a second step (AAL2), expired, ended by reason; and by type of device.
+    """
     statistics = sessions.statistics()
     if as_json:
         click.echo(json.dumps(statistics))

@@ -19,7 +19,10 @@ PAUSE_BETWEEN_BATCHES = 0.01
 
 @blueprint.cli.command("worker")
 def work() -> None:
-    """Deliver mail and webhooks, and clean up once a day. Until the process is told to stop."""
+    """Deliver mail and webhooks, and clean up once a day.
+
+    The process goes on until it is told to stop.
+    """
     work_until_stopped()
 
 

@@ -1,6 +1,7 @@
 """What an operator does about somebody's second step."""
 
 import uuid
+from typing import NamedTuple
 
 from sqlalchemy import Uuid, bindparam, delete
 
@@ -9,26 +10,36 @@ from ..database.models import Account, Passkey
 from . import apps, notices
 
 
-def reset(email: str, *, and_passkeys: bool = False) -> Account:
-    """Turn an account's two-step sign-in off, end its sessions and mail the owner; raise UnknownAccount.
+class Reset(NamedTuple):
+    """What a reset found of a second step, and took away; of nothing the owner is not mailed."""
 
-    Its passkeys go on signing in, unless they are to be taken away as well.
+    account: Account
+    was_on: bool
+    passkeys_removed: int
+
+
+def reset(email: str, *, and_passkeys: bool = False) -> Reset:
+    """Turn an account's two-step sign-in off, and end its sessions; raise UnknownAccount.
+
+    Its passkeys go on signing in, unless they are to be taken away as well. What goes is mailed.
     """
     account = accounts.find_by_email(email)
     with database.transaction():
-        apps.turn_off(account.id, None)
-        if and_passkeys:
-            _remove_passkeys(account.id)
+        was_on = apps.turn_off(account.id, None)
+        removed = _remove_passkeys(account.id) if and_passkeys else 0
         throttling.forget_second_step(account.id)
         sessions.end_all(account.id, reason="revoked")
     events.record("two_step_reset", user_id=account.id, passkeys=and_passkeys)
-    return account
+    return Reset(account, was_on, removed)
 
 
-def _remove_passkeys(user_id: uuid.UUID) -> None:
-    for gone in database.rows(_DELETE, {"owner_id": user_id}):
+def _remove_passkeys(user_id: uuid.UUID) -> int:
+    """Remove all and mail each; return how many there were."""
+    removed = database.rows(_DELETE, {"owner_id": user_id})
+    for gone in removed:
         activity.record("passkey_removed", user_id, target=gone.name)
         notices.passkey(user_id, "removed", gone.name)
+    return len(removed)
 
 
 _DELETE = (

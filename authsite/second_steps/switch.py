@@ -1,6 +1,7 @@
 """Two-step sign-in on and off. While it is on, an app or a passkey exists: kept under the user's row lock."""
 
 import uuid
+from datetime import datetime
 
 from sqlalchemy import BindParameter, Uuid, bindparam, case, exists, or_, select, update
 
@@ -67,6 +68,12 @@ def turn_off_without_factors(user: Row) -> bool:
     return user.two_step_since is None
 
 
+def on_since(user_id: uuid.UUID) -> datetime | None:
+    """Return since when a second step is asked for, None where it is not."""
+    found = database.row(_ON_SINCE, {"owner_id": user_id})
+    return found.two_step_since if found else None
+
+
 def has_factor(user_id: uuid.UUID) -> bool:
     """Return whether the user has an app or a passkey."""
     found = database.row(_HAS_FACTOR, {"owner_id": user_id})
@@ -88,6 +95,7 @@ _LIFT = (
     )
 )
 _OWNER: BindParameter[uuid.UUID] = bindparam("owner_id", type_=Uuid())
+_ON_SINCE = select(User.two_step_since).where(User.id == _OWNER)
 _HAS_FACTOR = select(
     or_(
         exists().where(AuthenticatorApp.user_id == _OWNER),
