@@ -179,8 +179,8 @@ def test_what_is_not_set_has_its_default(variable, setting, default, unset):
         *(
             ("MAIL_DEFAULT_SENDER", text, "MAIL_DEFAULT_SENDER", meant)
             for text, meant in (
-                ("hi@example.com", "hi@example.com"),
-                ("<hi@Example.com>", "hi@example.com"),
+                ("hi@example.com", '"authsite" <hi@example.com>'),
+                ("<hi@Example.com>", '"authsite" <hi@example.com>'),
                 ("Example <hi@example.com>", '"Example" <hi@example.com>'),
                 ("Example, Inc. <hi@example.com>", '"Example, Inc." <hi@example.com>'),
                 ('"Example, Inc." <hi@example.com>', '"Example, Inc." <hi@example.com>'),
@@ -587,7 +587,7 @@ def test_the_limiters_store_hears_every_option_of_its_url(valkey_url, option, na
         ("Example, Inc. <hi@example.com>", "Example, Inc.", "hi@example.com"),
         ("Bücher & Söhne <hi@bücher.example>", "Bücher & Söhne", "hi@xn--bcher-kva.example"),
         (r'"The \"Best\"" <hi@example.com>', 'The "Best"', "hi@example.com"),
-        ("hi@example.com", "", "hi@example.com"),
+        ("hi@example.com", 'The "Best", Ltd. & Söhne', "hi@example.com"),
         ("", 'The "Best", Ltd. & Söhne', "no-reply@localhost"),
     ],
 )

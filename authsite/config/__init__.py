@@ -235,8 +235,9 @@ def _derived(settings: Mapping[str, Any]) -> dict[str, Any]:
         # Where only the hand-off answers: a second login page there would be a phishing aid.
         "PRODUCT_HOSTS": frozenset(map(_host_of, settings["FORWARD_AUTH_ORIGINS"]))
         - {_host_of(settings["PUBLIC_BASE_URL"])},
-        "MAIL_DEFAULT_SENDER": settings["MAIL_DEFAULT_SENDER"]
-        or hosts.named_sender(settings["SITE_NAME"], f"no-reply@{host}"),
+        "MAIL_DEFAULT_SENDER": _named(
+            settings["MAIL_DEFAULT_SENDER"] or f"no-reply@{host}", settings["SITE_NAME"]
+        ),
         "PRODUCT_NAME": settings["PRODUCT_NAME"] or settings["SITE_NAME"],
         "SUPPORT_URL": settings["SUPPORT_EMAIL"] and hosts.mailto(settings["SUPPORT_EMAIL"]),
         # CONTRACT: 64 KiB for any body; forms are held to it as well as JSON.
@@ -265,6 +266,11 @@ def _trusted_hosts(settings: Mapping[str, Any], own: str) -> list[str] | None:
     # Every link leads to our own: it need not be repeated.
     listed = [*settings["TRUSTED_HOSTS"], own, *map(_host_of, settings["FORWARD_AUTH_ORIGINS"])]
     return list(dict.fromkeys(listed))
+
+
+def _named(sender: str, name: str) -> str:
+    """Return the sender with this name, unless the operator has given it one."""
+    return sender if "<" in sender else hosts.named_sender(name, sender)
 
 
 def _host_of(origin: str) -> str:
