@@ -722,9 +722,12 @@ def test_whoever_did_not_ask_for_an_operators_act_is_told_what_can_be_done(make_
 def test_an_address_that_an_operator_has_changed_is_the_operators_to_change_back(make_app):
     by_operator = emails.email_is_now(USER, changed_at=NOON)
     assert "Only the operator of Acme Notes can change it back." in compose(by_operator).body
-    app = make_app(SITE_NAME="Acme Notes", SUPPORT_EMAIL="help@acme.example")
-    with app.app_context():
-        assert "ask for this? Write to help@acme.example." in compose(by_operator).body
+    for named in (
+        {"SUPPORT_EMAIL": "help@acme.example", "MAIL_DEFAULT_SENDER": "hello@acme.example"},
+        {"MAIL_DEFAULT_SENDER": "help@acme.example"},
+    ):
+        with make_app(SITE_NAME="Acme Notes", **named).app_context():
+            assert "ask for this? Write to help@acme.example." in compose(by_operator).body
 
 
 def test_the_name_of_the_site_needs_no_article():

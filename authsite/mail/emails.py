@@ -376,6 +376,7 @@ def compose(mail: Mail, *, email: str, first_name: str | None) -> Message:
     }
     for name in ("product_name", "product_url", "support_email", "support_url"):
         context[name] = current_app.config[name.upper()]
+    context["contact"] = context["support_email"] or read_sender()
     if context.get("device_name"):
         context["device_name"] = device_label(context["device_name"])
     if reset_id := context.pop("reset_id", None):
@@ -426,8 +427,18 @@ def message(to: str, subject: str, *, body: str, html: str | None = None) -> Mes
 
 def sender_domain() -> str:
     """Return the domain in whose name we send, as mail and DNS spell it."""
-    address = parseaddr(current_app.config["MAIL_DEFAULT_SENDER"])[1]
-    return spelling.canonical_email(address).rpartition("@")[2]
+    return spelling.canonical_email(_sender()).rpartition("@")[2]
+
+
+def read_sender() -> str | None:
+    """Return from which address mails come, or None where it says itself that nobody reads it."""
+    address = _sender()
+    name = address.partition("@")[0].lower().translate(str.maketrans("", "", "-_."))
+    return None if name in {"noreply", "donotreply"} else address
+
+
+def _sender() -> str:
+    return parseaddr(current_app.config["MAIL_DEFAULT_SENDER"])[1]
 
 
 def device_label(name: str) -> str:

@@ -1,13 +1,13 @@
 """What browsers, password managers, researchers and robots look for; nothing here reads a cookie."""
 
 from datetime import timedelta
-from email.utils import parseaddr
 
 from flask import Blueprint, Response, current_app, jsonify, redirect, request
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
 from .. import clock
+from ..mail import emails
 from ..web import headers, times
 
 blueprint = Blueprint("site", __name__)
@@ -36,7 +36,8 @@ def passkey_endpoints() -> Response:
 @blueprint.get("/.well-known/security.txt")
 def security_txt() -> Response:
     """Tell whom to write to about a weakness (RFC 9116), where there is somebody."""
-    contact = current_app.config["SUPPORT_URL"] or _read_sender()
+    sender = emails.read_sender()
+    contact = current_app.config["SUPPORT_URL"] or (sender and f"mailto:{sender}")
     if contact is None:
         raise NotFound
     lines = [
@@ -47,13 +48,6 @@ def security_txt() -> Response:
     ]
     text = "".join(f"{line}\n" for line in lines)
     return Response(text, content_type="text/plain; charset=utf-8", headers=CACHED_FOR_A_DAY)
-
-
-def _read_sender() -> str | None:
-    """Return how to write to whom mails come from, or None where the address says that nobody reads it."""
-    _, sender = parseaddr(current_app.config["MAIL_DEFAULT_SENDER"])
-    name = sender.partition("@")[0].lower().translate(str.maketrans("", "", "-_."))
-    return None if name in {"noreply", "donotreply"} else f"mailto:{sender}"
 
 
 @blueprint.get("/robots.txt")
