@@ -1,15 +1,18 @@
 """Settings: one environment in, one service out, or every reason why not."""
 
 import base64
+import io
 import re
 import subprocess
 import sys
 from email.utils import parseaddr
 
 import pytest
+from dotenv import dotenv_values
 from hypothesis import given, settings
 from hypothesis.strategies import integers
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 
 from authsite import config, create_app, database, passwords
 from authsite.config import ConfigError, looks
@@ -292,6 +295,13 @@ def test_a_password_may_hold_anything_that_can_be_sent(password):
             ("DATABASE_URL", f"postgres://{rest}")
             for rest in (
                 *("u:p@h:port/d", "u:p@one:5432,two:5432/d", "u:p?w@h/d"),
+                *(
+                    "u:p@ss/w:rd@127.0.0.1/d",
+                    "u:p@ss@h/d",
+                    "u:p@s/s@h/d",
+                    "u:p@s#s@h/d",
+                    "u@x:p@/@h",
+                ),
                 *(
                     "h/d?schema=public",
                     "h/d?pgbouncer=true",
@@ -606,6 +616,27 @@ def test_a_sender_arrives_as_it_was_meant(make_app, mailbox, sender, shown, addr
     assert (f"mailto:{address}" in contact) == (not address.startswith("no-reply@"))
 
 
+@pytest.mark.parametrize("rest", ["u@server:p@h/d", "u:a/b:c#d@h/d", "u:p%40q@h/d%40e", "h/d"])
+def test_a_database_url_that_can_be_read_in_one_way_is_taken(rest):
+    """A user's name may hold an @, as some hosts give it; and a password what is no @ or ?."""
+    url = load(DATABASE_URL=f"postgres://{rest}")["SQLALCHEMY_DATABASE_URI"]
+
+    assert make_url(url).host == "h"
+
+
+def test_the_example_of_settings_can_be_uncommented():
+    """No line of it is a value that only looks like one: a command would be the secret."""
+    text = re.sub(r"^# (?=[A-Z_]+=)", "", (services.ROOT / ".env.example").read_text(), flags=re.M)
+    environ = dotenv_values(stream=io.StringIO(text))
+
+    assert {"SECRET_KEY", "DATABASE_URL", "MAIL_SERVER"} < set(environ) <= set(config.VARIABLES)
+    assert environ["SECRET_KEY"] == ""
+    assert (
+        load(**environ | {"SECRET_KEY": SECRET})["PUBLIC_BASE_URL"]
+        == "https://accounts.example.com"
+    )
+
+
 def test_unknown_variables_are_nobodys_business():
     """A panel sets dozens; and no Flask setting can be reached by one (DP-03)."""
     settings = load(TESTING="1", FLASK_TESTING="1", DEBUG="1", WTF_CSRF_ENABLED="0", PATH="/bin")
@@ -752,11 +783,17 @@ def test_a_refusal_repeats_no_secret():
     [
         *(
             ("DATABASE_URL", f"postgres://u:{password}@h/d")
-            for password in ("x?hunter2=1", "x?hunter2", "x?y=hunter2", "x?hunter2/")
+            for password in (
+                *("x?hunter2=1", "x?hunter2", "x?y=hunter2", "x?hunter2/"),
+                *("x@hunter2", "x@y/hunter2", "hunter2@x/y:z", "x@hunter2:y"),
+            )
         ),
         *(
             ("REDIS_URL", f"redis://:{password}@h/0")
-            for password in ("x?hunter2=1", "x?hunter2", "x#hunter2", "x/hunter2", "hunter2:1/")
+            for password in (
+                *("x?hunter2=1", "x?hunter2", "x#hunter2", "x/hunter2", "hunter2:1/"),
+                "x@y/hunter2",
+            )
         ),
     ],
 )

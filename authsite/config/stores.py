@@ -28,6 +28,8 @@ FILES = {
 }
 # Said for each connection. What depends on UTC, or on a statement's end before its caller gives up, is ours.
 TIME_LIMITS = "-c statement_timeout=8000 -c lock_timeout=6000"
+# As SQLAlchemy reads them: a password ends at its first @.
+_CREDENTIALS = re.compile("^[^:]+://[^:/?]*(:[^@?]*)?@")
 OWN_PARAMETERS = re.compile(r"(statement_timeout|lock_timeout|timezone)\s*=", re.IGNORECASE)
 
 
@@ -66,11 +68,12 @@ def _check_postgresql(url: str) -> None:
 
     try:
         parsed = make_url(url)
-        if "@" in url.partition("?")[2]:
-            raise ValueError  # a piece of a password would be taken for an option
+        # A piece of a password would be taken for an option, for the host, or for the database's name.
+        if "@" in _CREDENTIALS.sub("", url, count=1):
+            raise ValueError
     except (ArgumentError, ValueError):
         raise ValueError(
-            "cannot be read: in a password write @ as %40, / as %2F, : as %3A and ? as %3F;"
+            "cannot be read: percent-encode user and password, @ as %40, / as %2F, : as %3A, ? as %3F;"
             " several hosts as ?host=one:5432&host=two:5432"
         ) from None
     options: dict[str, Any] = dict(parsed.query)
@@ -148,7 +151,7 @@ def redis_url(text: str) -> str:
     try:
         parts = urlsplit(url)
         is_readable = parts.hostname and parts.port != 0 and not parts.fragment
-        is_readable = is_readable and "@" not in parts.query
+        is_readable = is_readable and "@" not in parts.path + parts.query
     except ValueError:
         is_readable = False
     if not is_readable:
