@@ -28,6 +28,7 @@ const inWords = (date, how) => date.toLocaleString("en-GB", how);
 const DAY = {day: "numeric", month: "long"}, TIME = {hour: "2-digit", minute: "2-digit"};
 const LOCAL = {
   moment: (date) => `${inWords(date, {...DAY, year: "numeric"})}, ${inWords(date, TIME)}`,
+  time: (date) => inWords(date, TIME),
   day: (date) => inWords(date, date.getFullYear() === new Date().getFullYear() ? DAY : {...DAY, year: "numeric"}),
   end: (date) => {
     if (date - Date.now() >= 86400000) return inWords(date, DAY);

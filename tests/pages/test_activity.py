@@ -23,7 +23,7 @@ def test_it_tells_what_happened_where_from_and_marks_this_device(ada):
     page = ada.get("/account/activity")
     assert heading(page) == "What happened in your account"
     text = words(page)
-    assert "Signed in This device Chrome on Windows · 127.0.0.1" in text
+    assert "Signed in Chrome on Windows This device · 127.0.0.1" in text
     assert "Account created Chrome on Windows · 127.0.0.1" in text
     assert "We keep this for 90 days." in text
     assert text.count("This device") == 1
@@ -38,23 +38,28 @@ def test_failures_in_a_row_are_one_line(ada, open_browser):
     assert "Failed sign-in " not in text
 
 
-def test_wrong_codes_in_a_row_are_one_line_too(app, ada):
-    for _ in range(2):
-        record(app, "second_step_failed")
-    record(app, "sign_in_failed")
+def test_wrong_codes_in_a_row_are_one_line_too(app, ada, time_machine):
+    begin = clock.now()
+    for seconds, kind in enumerate(("second_step_failed", "second_step_failed", "sign_in_failed")):
+        time_machine.move_to(begin + timedelta(seconds=seconds + 1))
+        record(app, kind)
     text = words(ada.get("/account/activity"))
     assert "2 wrong codes for the second step, the last" in text
     assert "Failed sign-in By" in text
 
 
 def test_each_day_has_its_heading(app, browser, time_machine):
-    time_machine.move_to("2030-11-23T23:00:00Z", tick=False)
+    """Of another year with the year; the time alone stands in each line below it."""
+    time_machine.move_to("2030-12-31T23:00:00Z", tick=False)
     browser.register()
-    time_machine.move_to("2030-11-24T01:00:00Z", tick=False)
+    time_machine.move_to("2031-01-01T01:00:00Z", tick=False)
     record(app, "details_changed")
     page = browser.get("/account/activity")
     assert len(re.findall("<h2>", page.text)) == 2
-    assert "Details changed By the operator" in words(page)
+    text = words(page)
+    assert "1 January in UTC Details changed By the operator · 01:00 UTC" in text
+    assert "31 December 2030 in UTC" in text
+    assert "Account created Chrome on Windows · 127.0.0.1 · 23:00 UTC" in text
 
 
 def test_what_was_mailed_is_said_to_have_been(app, ada):
