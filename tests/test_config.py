@@ -861,10 +861,51 @@ def test_the_debugger_keeps_production_from_starting():
 
 @pytest.mark.site
 def test_good_settings_are_called_good_without_asking_anybody():
-    """None of the hosts in them exists."""
-    ended = run(["-m", "flask", "check-config"], **PRODUCTION)
+    """None of the hosts in them exists. A name that is all but a setting's is told, and never its value."""
+    ended = run(["-m", "flask", "check-config"], **PRODUCTION, SECRET_KEYS="hunter2", PATH="/bin")
 
     assert (ended.returncode, ended.stdout) == (0, "The settings are good.\n")
+    assert ended.stderr == "SECRET_KEYS is no setting. Is SECRET_KEY meant?\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MAIL_SERVR", "MAIL_SERVER"),
+        ("MIAL_SERVER", "MAIL_SERVER"),
+        ("mail_server", "MAIL_SERVER"),
+        ("SECRET_KEYS", "SECRET_KEY"),
+        ("PUBLIC_BASEURL", "PUBLIC_BASE_URL"),
+        ("DATABASE_URI", "DATABASE_URL"),
+        ("WEBHOOK_URL", "WEBHOOK_URLS"),
+        ("APP_EVN", "APP_ENV"),
+        ("WEB_CONCURENCY", "WEB_CONCURRENCY"),
+    ],
+)
+def test_a_misspelt_setting_is_named(name, meant):
+    assert config.misspelt({name: "x"}) == {name: meant}
+
+
+OTHER_PROGRAMS = """
+    PATH PWD OLDPWD HOME HOSTNAME HOST LOGNAME USER SHELL SHLVL TERM LANG LC_ALL TZ MAIL MAILTO EDITOR
+    PAGER DISPLAY TMPDIR SSH_AUTH_SOCK SSH_CONNECTION XDG_RUNTIME_DIR VIRTUAL_ENV PYTHONPATH PS1
+    PYTHONUNBUFFERED LD_LIBRARY_PATH INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET CREDENTIALS_DIRECTORY
+    DYNO REDIS_TLS_URL REDIS_HOST REDIS_PORT DATABASE_URL_RO DATABASE_CONNECTION_POOL_URL
+    TEST_DATABASE_URL DB_DATABASE_URL HEROKU_POSTGRESQL_AMBER_URL HEROKU_APP_NAME HEROKU_RELEASE_VERSION
+    SLUG_COMMIT GUNICORN_CMD_ARGS FORWARDED_ALLOW_IPS FLASK_APP FLASK_DEBUG FLASK_ENV FLASK_RUN_PORT
+    FLASK_SKIP_DOTENV KUBERNETES_SERVICE_HOST KUBERNETES_PORT REDIS_SERVICE_PORT MAIL_PORT_25_TCP
+    MAIL_SERVICE_HOST PORTS PORT0 PGHOST PGPORT PGUSER PGPASSWORD PGDATABASE PGSSLMODE POSTGRES_USER
+    POSTGRES_PASSWORD SECRET SECRET_KEY_BASE SECRET_TOKEN DJANGO_SECRET_KEY NODE_ENV RAILS_ENV
+    NEXT_PUBLIC_BASE_URL MAILGUN_API_KEY SMTP_SERVER SMTP_PORT SMTP_PASSWORD SENTRY_DSN
+    AWS_SECRET_ACCESS_KEY LOG_LEVEL CI GITHUB_TOKEN no_proxy http_proxy HTTPS_PROXY SSL_CERT_FILE
+    REQUESTS_CA_BUNDLE COMMIT REVISION SITE EMAIL _
+"""
+
+
+def test_no_variable_of_another_program_is_taken_for_a_setting():
+    """What shells, systemd, Heroku, Docker, Kubernetes, PostgreSQL and neighbours set; and every setting."""
+    names = [*OTHER_PROGRAMS.split(), *config.VARIABLES]
+    assert config.misspelt(dict.fromkeys(names, "x")) == {}
 
 
 def test_development_needs_nothing_and_keeps_its_secret(tmp_path, monkeypatch):

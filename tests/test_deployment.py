@@ -467,6 +467,7 @@ def test_the_units_are_good_and_run_what_the_procfile_runs(tmp_path, kind, mark)
     text = example("ini", mark)
     assert f"ExecStart=/srv/authsite/.venv/bin/{_procfile()[kind]}\n" in text
     if kind == "web":
+        assert "ExecStartPre=/srv/authsite/.venv/bin/flask --app wsgi check-config\n" in text
         assert f"ExecStartPre=/srv/authsite/.venv/bin/{_procfile()['release']}\n" in text
 
     # The programs have to be there; nothing else of this machine is looked at.

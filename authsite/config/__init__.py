@@ -3,6 +3,7 @@
 Nothing of the rest of the package is imported: gunicorn's settings load this folder by its path.
 """
 
+import difflib
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ from .values import WEBHOOK_EVENTS
 
 INSTANCE = Path(__file__).resolve().parent.parent.parent / "instance"
 MIN_PASSWORD_LENGTH = 8
+NEARLY = 0.85  # of two names: one letter too few, too many or another one in seven
 # A password may hold anything; elsewhere quotation marks around the whole come from a file that keeps them.
 SECRETS = frozenset({"SECRET_KEY", "SECRET_KEY_FALLBACKS", "MAIL_USERNAME", "MAIL_PASSWORD"})
 _UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -275,6 +277,22 @@ def _named(sender: str, name: str) -> str:
 
 def _host_of(origin: str) -> str:
     return urlsplit(origin).netloc
+
+
+def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return by name those variables that no setting has, each with the setting that is all but so called.
+
+    A name that is a setting's with a word before or after it is another program's. PORT is too short to be
+    told from others.
+    """
+    meant: dict[str, str] = {}
+    known = [name for name in VARIABLES if len(name) > len("PORT")]
+    for name in sorted(set(environ) - set(VARIABLES)):
+        if re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,63}", name):
+            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=NEARLY)
+            if near and not re.search(f"(^|_){near[0]}_|_{near[0]}$", name):
+                meant[name] = near[0]
+    return meant
 
 
 def _database_url(text: str) -> str:
