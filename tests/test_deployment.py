@@ -176,7 +176,7 @@ class Deployment:
         certificate.private_key_pem.write_to_path(str(self.directory / "key.pem"))
         chain = b"".join(each.bytes() for each in certificate.cert_chain_pems)
         (self.directory / "certificate.pem").write_bytes(chain)
-        self._write("nginx.conf", NGINX, example("nginx", "listen 443 ssl;"))
+        self._write("nginx.conf", NGINX, example("nginx", "server_name accounts.example.com;"))
         return subprocess.Popen(
             [str(nginx), "-c", self.directory / "nginx.conf", "-p", self.directory],
             stderr=subprocess.DEVNULL,
