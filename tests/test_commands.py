@@ -982,6 +982,27 @@ def test_whom_nobody_knows_is_shown_to_nobody(cli, ada, command, name):
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show-user", "nobody@example.com"),
+        ("revoke-session", "01a21a7f-7e02-721c-ba92-75890a2bbe42"),
+    ],
+)
+def test_the_database_is_told_where_it_is_one_that_nobody_has_named(
+    cli, ada, app, monkeypatch, arguments
+):
+    """Only there: who looks for a user of production has forgotten its settings."""
+    where = " in instance/authsite.db, the development database\n"
+    assert where not in cli(*arguments).stderr
+    monkeypatch.setitem(app.config, "MIGRATE_AT_START", True)
+    found_nothing = cli(*arguments)
+
+    assert (found_nothing.exit_code, found_nothing.stdout) == (1, "")
+    assert found_nothing.stderr.endswith(where)
+    assert where not in cli("create-user", ada.email).stderr
+
+
 def test_one_session_is_found_and_ended_and_the_others_stay(cli, ada):
     grace = factories.account(email="grace@example.com")
     factories.session_rows(ada, 2)

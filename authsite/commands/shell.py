@@ -6,11 +6,11 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import click
-from flask import Blueprint
+from flask import Blueprint, current_app
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..database import faults
-from ..errors import AuthsiteError, InvalidInput, WeakPassword
+from ..errors import AuthsiteError, InvalidInput, SessionNotFound, UnknownAccount, WeakPassword
 
 blueprint = Blueprint("commands", __name__, cli_group=None)
 EXIT_STATUSES = "Exit status: 0 done, 1 failed, 2 bad arguments."
@@ -61,7 +61,7 @@ def reporting(command: Callable[..., Any]) -> Callable[..., Any]:
             raise click.ClickException("\n".join(text for _, text in error.errors)) from None
         except AuthsiteError as error:
             # Of older tables, nobody knows what is not in them.
-            raise click.ClickException(faults.of_tables() or error.message) from None
+            raise click.ClickException(faults.of_tables() or _where_asked(error)) from None
         except UnicodeError:
             raise click.ClickException("This holds a character that cannot be used.") from None
         except SQLAlchemyError as error:
@@ -73,6 +73,18 @@ def reporting(command: Callable[..., Any]) -> Callable[..., Any]:
             ) from None
 
     return run
+
+
+def _where_asked(error: AuthsiteError) -> str:
+    """Return an error's message and, where nothing was found in a database that nobody has named, which one.
+
+    Without the settings of production at hand a command looks into development's.
+    """
+    if current_app.config["MIGRATE_AT_START"] and isinstance(
+        error, UnknownAccount | SessionNotFound
+    ):
+        return f"{error.message} in instance/authsite.db, the development database"
+    return error.message
 
 
 def with_password(use: Callable[[str], T]) -> T:
