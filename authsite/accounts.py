@@ -331,15 +331,17 @@ def adopt(since: datetime) -> int:
     return database.run(adopting.on_conflict_do_nothing())
 
 
-def send_verification(account: Account) -> None:
+def send_verification(account: Account) -> bool:
     """Mail a link to confirm the account's address, unless that is done or the site wants none.
 
-    At most 3 go to an account in any hour; of one too many nothing is said. In the caller's transaction.
+    At most 3 go to an account in any hour; return whether this is one. In the caller's transaction.
     """
     if account.email_verified_at or current_app.config["EMAIL_VERIFICATION"] == "off":
-        return
-    if throttling.may_mail("verify_email", str(account.id)):
+        return False
+    may_mail = throttling.may_mail("verify_email", str(account.id))
+    if may_mail:
         outbox.queue(emails.verify_email(account.id, requested_at=clock.now()))
+    return may_mail
 
 
 def end_resets(user_id: uuid.UUID) -> None:

@@ -18,10 +18,10 @@ from .errors import EmailTokenInvalid
 from .mail import emails
 
 
-def request_verification(account: Account) -> None:
-    """Mail a link to confirm the account's address, if that is to be done; say nothing of it."""
+def request_verification(account: Account) -> bool:
+    """Mail a link to confirm the account's address, if that is to be done; return whether it is mailed."""
     with database.transaction():
-        accounts.send_verification(account)
+        return accounts.send_verification(account)
 
 
 def find_unverified(token: str) -> Account:

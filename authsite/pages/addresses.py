@@ -65,9 +65,12 @@ def resend() -> ResponseReturnValue:
     account = authentication.current_session().account
     if account.email_verified_at:
         return answers.done("Your email address is confirmed.")
-    addresses.request_verification(account)
     shown = spelling.readable_email(account.email)
-    return answers.done(f"We have sent a link to {shown}. It works for 24 hours.")
+    if not addresses.request_verification(account):
+        return answers.done(
+            f"No more links go to {shown} for now. Open the last one, or try again in an hour."
+        )
+    return answers.done(f"We are sending a link to {shown}. It works for 24 hours.")
 
 
 def _verify_own() -> ResponseReturnValue:

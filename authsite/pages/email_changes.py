@@ -57,7 +57,9 @@ def change() -> ResponseReturnValue:
         form.refuse("email", TOO_MANY)
         return _change_page(form)
     shown = spelling.readable_email(email)
-    return answers.done(f"We have sent a link to {shown}. Nothing changes until you open it.", HERE)
+    return answers.done(
+        f"We are sending a link to {shown}. Nothing changes until you open it.", HERE
+    )
 
 
 @blueprint.post("/account/email/cancel")

@@ -72,7 +72,9 @@ def test_an_address_is_confirmed_by_the_one_button(chromium, sites, mailbox, has
         register(page, email)
         banner = page.get_by_role("complementary", name="Your email address")
         banner.get_by_role("button", name="Send a new link").click()
-        expect(flash(page)).to_have_text(f"We have sent a link to {email}. It works for 24 hours.")
+        expect(flash(page)).to_have_text(
+            f"We are sending a link to {email}. It works for 24 hours."
+        )
         page.goto(link(mailbox, email, "/verify-email"))
         page.get_by_role("button", name="Confirm").click()
         expect(flash(page)).to_have_text("Email address confirmed.")
@@ -179,7 +181,7 @@ def test_an_address_is_changed_and_changed_back(chromium, sites, mailbox, has_sc
         assert not has_script or is_without_barrier(page, "Your email address")
         page.get_by_label("New email address").fill(new)
         page.get_by_role("button", name="Send link").click()
-        expect(flash(page)).to_contain_text(f"We have sent a link to {new}.")
+        expect(flash(page)).to_contain_text(f"We are sending a link to {new}.")
         assert not has_script or is_without_barrier(page, "Your email address")
         address = link(mailbox, new, "/confirm-email")
         other.goto(address)

@@ -73,7 +73,7 @@ def test_the_link_is_sent_and_the_page_says_what_is_waited_for(app, ada):
     assert "Waiting" not in words(page)
     page = ask(ada)
 
-    assert flash(page) == f"We have sent a link to {NEW}. Nothing changes until you open it."
+    assert flash(page) == f"We are sending a link to {NEW}. Nothing changes until you open it."
     assert f"Waiting for you to open the link sent to {NEW} (until " in words(page)
     assert (mails(app), address(app)) == (["change_email"], EMAIL)
     assert elements(ada.get("/account"), "a", href=HERE)
