@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from flask import Flask, current_app
@@ -86,7 +87,9 @@ def wake_after_commit(name: str, deliver: Callable[..., object]) -> None:
     if current_app.config["DELIVER_MAIL_AFTER_COMMIT"] and not _is_held_back.get():
         app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
         drainers: dict[str, Drainer] = app.extensions.setdefault("outboxes", {})
-        database.after_commit(drainers.setdefault(name, Drainer(app, name, deliver)).wake)
+        wake = drainers.setdefault(name, Drainer(app, name, deliver)).wake
+        later = _is_put_off.get()
+        database.after_commit(wake if later is None else partial(later.append, wake))
 
 
 @contextlib.contextmanager
@@ -97,6 +100,22 @@ def held_back() -> Iterator[None]:
         yield
     finally:
         _is_held_back.reset(token)
+
+
+@contextlib.contextmanager
+def put_off() -> Iterator[None]:
+    """Wake the drainers for what is committed inside the block when it is left, also by an error.
+
+    In development mail is printed, and would fall into the middle of what a command prints.
+    """
+    later: list[Callable[[], None]] = []
+    token = _is_put_off.set(later)
+    try:
+        yield
+    finally:
+        _is_put_off.reset(token)
+        for wake in later:
+            wake()
 
 
 @atexit.register
@@ -171,3 +190,6 @@ class Drainer:
 
 _running: set[Drainer] = set()
 _is_held_back: ContextVar[bool] = ContextVar("authsite_outboxes_held_back", default=False)
+_is_put_off: ContextVar[list[Callable[[], None]] | None] = ContextVar(
+    "authsite_outboxes_put_off", default=None
+)

@@ -29,6 +29,7 @@ from authsite import (
     config,
     create_app,
     database,
+    exports,
     outboxes,
     passwords,
     registrations,
@@ -42,6 +43,7 @@ from authsite.errors import (
     InactiveAccount,
     InvalidClient,
     InvalidCredentials,
+    ServiceBusy,
     SessionRevoked,
     TooManyAttempts,
 )
@@ -971,6 +973,29 @@ def test_show_user_tells_of_the_second_step_and_nothing_that_is_secret(cli, ada,
     )
     assert (facts["passkeys"], facts["recovery_codes"]) == (0, len(codes))
     assert not [each for each in [phone.secret, *codes] if each in shown]
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_the_mail_of_an_export_leaves_after_all_that_is_printed(cli, app, ada, monkeypatch, is_cut):
+    """On a terminal of development it would fall into the JSON. Cut off, the owner hears of it as well."""
+    happened = []
+    export = exports.export_for_operator
+
+    def watched(email):
+        for piece in export(email):
+            happened.append("printed")
+            yield piece
+            if is_cut:
+                raise ServiceBusy
+
+    monkeypatch.setitem(app.config, "DELIVER_MAIL_AFTER_COMMIT", True)
+    monkeypatch.setattr(exports, "export_for_operator", watched)
+    monkeypatch.setattr(outboxes.Drainer, "wake", lambda _drainer: happened.append("woken"))
+    done = cli("export-user", ada.email)
+
+    assert done.exit_code == is_cut
+    assert happened[0] == "printed"
+    assert happened.index("woken") == happened.count("printed")
 
 
 @pytest.mark.parametrize("name", ["nobody@example.com", "01a21a7f-7e02-721c-ba92-75890a2bbe42"])

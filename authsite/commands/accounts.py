@@ -166,8 +166,9 @@ def export_user(email: str) -> None:
 
     Example: flask export-user ada@example.com > ada.json
     """
-    for piece in exports.export_for_operator(email):
-        click.echo(piece, nl=False)
+    with outboxes.put_off():
+        for piece in exports.export_for_operator(email):
+            click.echo(piece, nl=False)
 
 
 @blueprint.cli.command("show-user")
