@@ -183,9 +183,10 @@ def require_welcome(
 ) -> None:
     """Raise InactiveAccount where an account is closed, AccountBeingDeleted, or EmailNotVerified.
 
-    Only for who has shown to be its owner: the link to confirm its address is mailed.
+    Only for who has shown to be its owner: the link to confirm its address, or to keep it, is mailed.
     """
     if delete_after is not None:
+        _remind(account, delete_after)
         events.record("login", outcome="refused", user_id=account.id, code=InactiveAccount.code)
         raise AccountBeingDeleted(delete_after)
     if not account.is_active:
@@ -196,6 +197,16 @@ def require_welcome(
             send_verification(account)
         events.record("login", outcome="refused", user_id=account.id, code=EmailNotVerified.code)
         raise EmailNotVerified
+
+
+def _remind(account: Account, delete_after: datetime) -> None:
+    """Mail the link once more that keeps an account, while it can be kept, at most 3 times in any hour."""
+    now = clock.now()
+    with database.transaction():
+        if delete_after > now and throttling.may_mail("keep_account", str(account.id)):
+            outbox.queue(
+                emails.deletion_reminder(account.id, asked_at=now, delete_after=delete_after)
+            )
 
 
 def has_to_verify(account: Account) -> bool:

@@ -339,11 +339,17 @@ def test_the_mails_say_until_when_it_can_be_kept_and_that_it_is_gone(
         assert "before 3 December 2026, 18:04 UTC" in mailbox.text()
         token = mailbox.token("/keep-account")
         assert deletions.find(token)[0].id == ada.id
+        with pytest.raises(AccountBeingDeleted):
+            accounts.authenticate(EMAIL, PASSWORD)
+        outbox.deliver()
+        assert mailbox.subjects == ["Your authsite account will be deleted on 3 December 2026"] * 2
+        assert "Somebody who can sign in to your authsite account" in mailbox.text(1)
+        assert deletions.find(mailbox.token("/keep-account"))[0].id == ada.id
         later(time_machine)
         assert delete_due() == 1
         outbox.deliver()
-    assert mailbox.subjects[1:] == ["Your authsite account was deleted"]
-    assert mailbox.recipients == [[EMAIL], [EMAIL]]
+    assert mailbox.subjects[2:] == ["Your authsite account was deleted"]
+    assert mailbox.recipients == [[EMAIL]] * 3
     assert "token=" not in mailbox.text()
 
 
@@ -362,6 +368,9 @@ def test_the_way_to_keep_it_is_mailed_however_many_mails_a_strangers_address_had
         for _ in range(quotas.MOST_TO_UNPROVEN + 1):
             quotas.count(ada.id, "any")
         ask(resumed(ada))
+        # Only once: whoever registered a stranger's address has the password too.
+        with pytest.raises(AccountBeingDeleted):
+            accounts.authenticate(EMAIL, PASSWORD)
         outbox.deliver()
     assert mailbox.subjects == ["Your authsite account will be deleted on " + mailbox_day(mailbox)]
 

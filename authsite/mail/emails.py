@@ -339,6 +339,14 @@ def deletion_scheduled(
     return Mail(user_id, "deletion_scheduled", at | by)
 
 
+def deletion_reminder(user_id: uuid.UUID, *, asked_at: datetime, delete_after: datetime) -> Mail:
+    """Return the link that keeps an account once more, for who has tried to sign in to it."""
+    mail = deletion_scheduled(
+        user_id, requested_at=asked_at, delete_after=delete_after, device_name=None, ip_address=None
+    )
+    return mail._replace(facts=mail.facts | {"is_again": True})
+
+
 def account_deleted(email: str, *, deleted_at: datetime) -> Mail:
     """Return the last mail, to the address of an account that is gone."""
     return Mail(None, "account_deleted", {"deleted_at": deleted_at.isoformat()}, email)

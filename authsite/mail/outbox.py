@@ -146,7 +146,8 @@ def _name_within_quota(row: database.Row, to: database.Row) -> str | None:
         # Who has an account already is told so; whether there is one is decided now, not when it was asked.
         return "already_registered" if _is_anothers(to.email, row.user_id) else name
     # Of these two there is one for each account, and without the former nobody could keep theirs.
-    if row.attempts > 1 or name in ("deletion_scheduled", "account_deleted"):
+    is_once = name in ("deletion_scheduled", "account_deleted") and "is_again" not in row.facts
+    if row.attempts > 1 or is_once:
         return name
     if name == "new_device":
         so_many = quotas.count(row.user_id, "new_device")

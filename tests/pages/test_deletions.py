@@ -130,6 +130,22 @@ def test_signing_in_meanwhile_says_the_day_after_the_right_password_only(app, da
     ]
 
 
+def test_the_link_that_keeps_it_is_mailed_again_after_the_right_password_only(
+    app, dated, open_browser, later
+):
+    """AP-22: three times an hour, and no more once the account can be kept no longer."""
+    delete(dated)
+    other = open_browser()
+    other.try_sign_in(password="not her password")
+    assert mails(app) == ["deletion_scheduled"]
+    for _ in range(4):
+        other.try_sign_in()
+    assert mails(app) == ["deletion_scheduled"] * 4
+    later(timedelta(days=7))
+    other.try_sign_in()
+    assert mails(app) == ["deletion_scheduled"] * 4
+
+
 def test_the_link_leaves_the_address_bar_and_does_nothing_by_itself(app, dated, open_browser):
     """LIFE 0.1: a scanner opens it, and a person comes later."""
     delete(dated)
