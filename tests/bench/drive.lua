@@ -34,6 +34,7 @@ end
 local function headers()
     local address = string.format("10.%d.%d.%d", math.random(0, 255), math.random(0, 255), math.random(1, 254))
     local sent = {
+        ["Host"] = "127.0.0.1",  -- of PUBLIC_BASE_URL, as a proxy passes it on; wrk would name the port
         ["X-Forwarded-For"] = address,
         ["X-Forwarded-Proto"] = "https",
         ["User-Agent"] = "curl/8.9.1",

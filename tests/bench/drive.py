@@ -91,7 +91,7 @@ class Driver:
             live = connection.execute(
                 LIVE, {"now": now, "users": self._users, "turn": turn}
             ).fetchall()
-            # A session used in the last minute: the note of its use, once a minute, is not what is measured.
+            # Used in the last minute, and since its last rotation: to note that, once each, is not measured.
             ids = [session_id for session_id, *_ in live]
             connection.execute(USE, {"now": now, "ids": ids})
         with self._app.app_context():
@@ -116,4 +116,6 @@ SELECT id, user_id, refresh_jti, expires_at FROM (
 ) live
 WHERE place = %(turn)s %% places LIMIT %(users)s
 """
-USE = "UPDATE user_sessions SET last_used_at = %(now)s WHERE id = ANY(%(ids)s)"
+USE = """
+UPDATE user_sessions SET last_used_at = %(now)s, unused_rotation_at = NULL WHERE id = ANY(%(ids)s)
+"""
