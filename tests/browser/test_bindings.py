@@ -7,7 +7,7 @@ a browser is that the cookie of ten minutes goes from its jar.
 import base64
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,7 +91,10 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 @pytest.fixture(scope="module")
 def site(
-    postgresql_url: str, mailbox: services.Mailbox, certificate: Certificate
+    postgresql_url: str,
+    _empty_postgresql: Callable[[], None],
+    mailbox: services.Mailbox,
+    certificate: Certificate,
 ) -> Iterator[Site]:
     port = services.free_port()
     url = f"https://localhost:{port}"
@@ -124,6 +127,7 @@ def site(
     server.server_close()
     with app.app_context():
         database.engine().dispose()
+    _empty_postgresql()
 
 
 @pytest.fixture(scope="module")
