@@ -78,7 +78,7 @@ def _until_another_begins(user_id: uuid.UUID, pieces: Iterator[bytes]) -> Iterat
     try:
         for piece in pieces:
             yield piece
-            if _latest.get(user_id, own) is not own:
+            if _latest.get(user_id) is not own:
                 raise ServiceBusy
     finally:
         if _latest.get(user_id) is own:

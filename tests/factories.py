@@ -58,6 +58,16 @@ def access_token(held: sessions.Grant) -> str:
     )
 
 
+def fresh_access_token(held: sessions.Grant) -> str:
+    """Return the access token of the sign-in itself, with which who it is has just been proved."""
+    return tokens.access_token(
+        user_id=held.user_id,
+        session_id=held.session_id,
+        issued_at=held.issued_at,
+        authenticated_at=held.authenticated_at,
+    )
+
+
 def session_rows(
     owner: Account,
     count: int = 1,

@@ -343,7 +343,9 @@ def test_the_mails_say_until_when_it_can_be_kept_and_that_it_is_gone(
             accounts.authenticate(EMAIL, PASSWORD)
         outbox.deliver()
         assert mailbox.subjects == ["Your authsite account will be deleted on 3 December 2026"] * 2
-        assert "Somebody who can sign in to your authsite account" in mailbox.text(1)
+        assert (
+            "Somebody who has the password or a passkey of your authsite account" in mailbox.text(1)
+        )
         assert deletions.find(mailbox.token("/keep-account"))[0].id == ada.id
         later(time_machine)
         assert delete_due() == 1

@@ -79,17 +79,7 @@ def claim(email: str, password: str = PASSWORD) -> str:
 
 def bearer_of(account) -> str:
     """Sign in on one more device, and return its access token."""
-    return bearer(factories.grant(account))
-
-
-def bearer(held: sessions.Grant) -> str:
-    """Return the access token of a sign-in, which is fresh."""
-    return tokens.access_token(
-        user_id=held.user_id,
-        session_id=held.session_id,
-        issued_at=held.issued_at,
-        authenticated_at=held.authenticated_at,
-    )
+    return factories.fresh_access_token(factories.grant(account))
 
 
 def confirms_claim(token: str, password: str = PASSWORD) -> Ask:
@@ -193,7 +183,7 @@ class Person(NamedTuple):
 
     @property
     def bearer(self) -> str:
-        return bearer(self.held)
+        return factories.fresh_access_token(self.held)
 
     def resumed(self) -> sessions.Resumed:
         return sessions.resume_api(self.held.session_id, self.account.id)

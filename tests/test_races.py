@@ -414,15 +414,6 @@ def pending_sign_in(account, password: str = PASSWORD) -> str:
     return required.value.mfa_token
 
 
-def fresh_bearer(held: sessions.Grant) -> str:
-    return tokens.access_token(
-        user_id=held.user_id,
-        session_id=held.session_id,
-        issued_at=held.issued_at,
-        authenticated_at=held.authenticated_at,
-    )
-
-
 def second_step(token: str, code: str) -> Ask:
     return api("POST", "/auth/login/second-step", mfa_token=token, code=code)
 
@@ -479,7 +470,7 @@ def test_turning_it_on_while_a_password_signs_in_over_all_workers_leaves_no_late
             api(
                 "PUT",
                 "/users/me/two-step/app",
-                bearer=fresh_bearer(held),
+                bearer=factories.fresh_access_token(held),
                 setup_token=setup.setup_token,
                 code=factories.Phone(setup.secret).code(),
             ),
@@ -506,7 +497,8 @@ def test_second_steps_throughout_a_change_of_the_password_leave_no_session(track
         _, paper = factories.turn_on(account)
         steps = [second_step(pending_sign_in(account), code) for code in paper]
         changed, *stepped = track.race(
-            api("PATCH", "/users/me/password", bearer=fresh_bearer(held), **body), *steps
+            api("PATCH", "/users/me/password", bearer=factories.fresh_access_token(held), **body),
+            *steps,
         )
         statuses = {answer.status for answer in stepped}
 
@@ -518,7 +510,7 @@ def test_second_steps_throughout_a_change_of_the_password_leave_no_session(track
 
 
 def test_new_sets_of_recovery_codes_over_all_workers_leave_one(owner, track):
-    bearer = fresh_bearer(factories.grant(owner))
+    bearer = factories.fresh_access_token(factories.grant(owner))
     factories.turn_on(owner)
     for _ in range(services.rounds(8)):
         seen = {"replaces": str(second_steps.recovery.current_set(owner.id))}

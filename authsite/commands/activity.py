@@ -9,7 +9,7 @@ import click
 from flask import current_app
 
 from .. import activity, clock, events
-from .shell import blueprint, counted, deleting, reporting
+from .shell import blueprint, cleaning_up, counted, deleting, reporting
 
 BATCH_SIZE = 5000
 PAUSE_BETWEEN_BATCHES = 0.01
@@ -17,15 +17,7 @@ PAUSE_BETWEEN_BATCHES = 0.01
 
 @blueprint.cli.command("cleanup-activity")
 @click.option("--keep-days", type=click.IntRange(0, 3650), help="Instead of ACTIVITY_KEEP_DAYS.")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1, 5000),
-    default=BATCH_SIZE,
-    show_default=True,
-    help="Rows in one transaction.",
-)
-@click.option("--dry-run", is_flag=True, help="Delete nothing; only count.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@cleaning_up(BATCH_SIZE)
 @reporting
 def cleanup_activity(keep_days: int | None, batch_size: int, dry_run: bool, as_json: bool) -> None:
     """Delete what happened more than --keep-days ago."""

@@ -10,7 +10,7 @@ import click
 
 from .. import accounts, chores, clock, deletions, email_changes, events, registrations
 from . import activity, sessions
-from .shell import blueprint, deleting, reporting
+from .shell import blueprint, cleaning_up, deleting, reporting
 
 BATCH_SIZE = 500
 PAUSE_BETWEEN_BATCHES = 0.01
@@ -23,15 +23,7 @@ NOUNS = {
 
 
 @blueprint.cli.command("cleanup-accounts")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1, 5000),
-    default=BATCH_SIZE,
-    show_default=True,
-    help="Rows in one transaction.",
-)
-@click.option("--dry-run", is_flag=True, help="Delete nothing; only count.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@cleaning_up(BATCH_SIZE)
 @reporting
 def cleanup_accounts(batch_size: int, dry_run: bool, as_json: bool) -> None:
     """Delete accounts that are due, and what came to nothing.

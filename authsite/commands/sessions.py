@@ -12,7 +12,7 @@ import click
 from .. import accounts, chores, clock, events, sessions
 from ..errors import SessionNotFound
 from ..web import times
-from .shell import blueprint, counted, deleting, reporting
+from .shell import blueprint, cleaning_up, counted, deleting, reporting
 
 KEEP_DAYS = 30
 BATCH_SIZE = 5000
@@ -28,15 +28,7 @@ HEADS = ["ID", "DEVICE", "ADDRESS", "SIGNED IN", "LAST USED"]
     show_default=True,
     help="How long they are kept after that.",
 )
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1, 5000),
-    default=BATCH_SIZE,
-    show_default=True,
-    help="Rows in one transaction.",
-)
-@click.option("--dry-run", is_flag=True, help="Delete nothing; only count.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@cleaning_up(BATCH_SIZE)
 @reporting
 def cleanup_sessions(keep_days: int, batch_size: int, dry_run: bool, as_json: bool) -> None:
     """Delete sessions that ended or expired long ago.

@@ -14,6 +14,7 @@ from ..errors import AuthsiteError, InvalidInput, SessionNotFound, UnknownAccoun
 
 blueprint = Blueprint("commands", __name__, cli_group=None)
 EXIT_STATUSES = "Exit status: 0 done, 1 failed, 2 bad arguments."
+MOST_ROWS = 5000  # in one transaction of a clean-up
 T = TypeVar("T")
 
 
@@ -99,6 +100,27 @@ def with_password(use: Callable[[str], T]) -> T:
             return use(click.prompt("Password", hide_input=True, confirmation_prompt=True))
         except WeakPassword as error:
             click.echo(f"{error.message}. Try another.", err=True)
+
+
+def cleaning_up(batch_size: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a clean-up its options: `batch_size`, which is so many if it is not said, `dry_run`, `as_json`."""
+
+    def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+            click.option("--dry-run", is_flag=True, help="Delete nothing; only count."),
+            click.option(
+                "--batch-size",
+                type=click.IntRange(1, MOST_ROWS),
+                default=batch_size,
+                show_default=True,
+                help="Rows in one transaction.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return with_options
 
 
 def counted(count: int, noun: str) -> str:

@@ -143,6 +143,17 @@ def test_the_link_is_sent_again_three_times_an_hour(app, ada):
     assert ada.post("/account/email/resend", page="/account/devices").status_code == 429
 
 
+def test_where_nobody_has_to_confirm_no_link_is_promised(app, ada):
+    before = mails(app)
+    app.config["EMAIL_VERIFICATION"] = (
+        "off"  # as after a change of the setting: the form is still open
+    )
+    answer = ada.post("/account/email/resend", page="/account/profile")
+
+    assert flash(ada.get(answer.location)).endswith("No link is sent.")
+    assert mails(app) == before
+
+
 def test_a_confirmed_address_gets_no_link(app, ada):
     open_link(ada)
     ada.post("/verify-email")
